@@ -1,0 +1,82 @@
+"""`flan-jax data status`: which datasets are in the data folder.
+
+flan-jax data status --data_dir ~/data
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flan_jax.cli.tables import FORMATS, print_json, print_table
+from flan_jax.errors import UserError
+
+HELP = "tell which datasets are in the data folder"
+STYLES = {"found": "green", "missing": "yellow"}
+
+
+def chosen_folder(option: str | None) -> Path:
+    """The data folder: the option if given, else as `flan_jax.sources.folder` finds it.
+
+    Raises:
+      UserError: The folder that the option or the environment variable names does not exist.
+    """
+    from flan_jax.sources import folder
+
+    variable = folder.ENVIRONMENT_VARIABLE
+    path = Path(option).expanduser() if option else folder.data_folder()
+    if (option or os.environ.get(variable)) and not path.is_dir():
+        where = "--data_dir" if option else variable
+        raise UserError(f"{where} names {str(path)!r}, which is not a folder; make or correct it")
+    return path.resolve()
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Prints every dataset that the sources know, whether found or not."""
+    from flan_jax.sources.folder import status as dataset_status
+
+    folder = chosen_folder(arguments.data_dir)
+    datasets = dataset_status(folder)
+    if arguments.format == "json":
+        print_json(
+            {
+                "folder": str(folder),
+                "datasets": [
+                    {
+                        "name": dataset.name,
+                        "found": dataset.found,
+                        "path": str(dataset.path),
+                        "detail": dataset.detail,
+                    }
+                    for dataset in datasets
+                ],
+            }
+        )
+        return 0
+    rows = [
+        (dataset.name, "found" if dataset.found else "missing", str(dataset.path), dataset.detail)
+        for dataset in datasets
+    ]
+    print_table(
+        ("dataset", "status", "path", "detail"), rows, format=arguments.format, styles=STYLES
+    )
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `flan-jax data`."""
+    top = argparse.ArgumentParser(prog="flan-jax data", description=HELP)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("status", help="list the datasets and where they were found")
+    one.add_argument("--data_dir", help="the data folder (default: FLAN_JAX_DATA, else ./data)")
+    one.add_argument("--format", choices=FORMATS, default="auto", help="default: auto")
+    one.set_defaults(run=status)
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `flan-jax data` and returns its exit code."""
+    arguments = parser().parse_args(argv)
+    return arguments.run(arguments)

@@ -1,0 +1,1 @@
+"""Models as plain pytrees, and their loss."""

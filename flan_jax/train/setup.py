@@ -1,0 +1,144 @@
+"""Everything a run needs, made and checked before the first step: mesh, data, state, functions."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from flan_jax.checkpoints.initial import resolve_path, restore_initial
+from flan_jax.checkpoints.manager import CheckpointConfig
+from flan_jax.data.examples import ExampleMaker
+from flan_jax.data.reader import Batch, DatasetConfig
+from flan_jax.data.seqio_reader import SeqioExamples
+from flan_jax.errors import UserError
+from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.sharding import PjitPartitioner, logical_axes, with_shardings
+from flan_jax.train.state import TrainState
+from flan_jax.train.step import Trainer, check_parts
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The fixed parts of a run.
+
+    Attributes:
+      model, trainer, optimizer, partitioner: as configured.
+      mesh: the devices.
+      maker: makes training examples.
+      abstract_state: shapes, dtypes and shardings of the train state.
+      seed: the run's seed.
+      rng_impl: name of JAX's random generator; None for its default.
+    """
+
+    model: EncoderDecoderModel
+    trainer: Trainer
+    optimizer: optax.GradientTransformation
+    partitioner: PjitPartitioner
+    mesh: Mesh
+    maker: ExampleMaker | SeqioExamples
+    abstract_state: TrainState
+    seed: int
+    rng_impl: str | None
+
+    @contextlib.contextmanager
+    def use_mesh(self) -> Iterator[None]:
+        """Makes the mesh current; every computation runs inside."""
+        with self.partitioner.use(self.mesh):
+            yield
+
+    def key(self, purpose: int) -> jax.Array:
+        """A key that depends on the seed and purpose alone: 0 parameters, 1 dropout."""
+        return jax.random.fold_in(jax.random.key(self.seed, impl=self.rng_impl), purpose)
+
+    def put_batch(self, batch: Batch) -> dict[str, jax.Array]:
+        """This process's rows [rows, …] as part of global arrays split over the mesh."""
+        rows = next(iter(batch.values())).shape[0] * jax.process_count()
+        sharding = self.partitioner.batch_sharding(self.mesh, rows)
+        return {
+            name: jax.make_array_from_process_local_data(sharding, array)
+            for name, array in batch.items()
+        }
+
+    def fresh_state(self) -> TrainState:
+        """A state with random parameters, created where it will live."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        init = jax.jit(self._init, out_shardings=shardings)
+        return init(self.key(0))
+
+    def _init(self, key: jax.Array) -> TrainState:
+        params: Any = self.model.init(key)
+        return TrainState(jax.numpy.zeros((), jax.numpy.int32), params, self.optimizer.init(params))
+
+    def initial_state(self, checkpoints: CheckpointConfig | None) -> tuple[TrainState, str | None]:
+        """The state a new run begins with, and the checkpoint it came from (None: from scratch).
+
+        As in T5X, step and optimizer state of the checkpoint go on, if it has them.
+        """
+        path = resolve_path(checkpoints.restore if checkpoints else None)
+        state = self.fresh_state()
+        if path is None:
+            return state, None
+        found = restore_initial(path, self.model, self.abstract_state)
+        return dataclasses.replace(state, **found), path
+
+
+def make_setup(
+    model: EncoderDecoderModel,
+    trainer: Trainer,
+    partitioner: PjitPartitioner,
+    dataset: DatasetConfig,
+    seed: int,
+    rng_impl: str | None = None,
+) -> Setup:
+    """Makes and checks the fixed parts of a run; allocates nothing on the devices.
+
+    Raises:
+      UserError: there is no optimizer or vocabulary, vocabulary and model do not fit, the mesh
+        does not fit the devices or the model, or the dataset is at fault.
+    """
+    if model.optimizer_def is None:
+        raise UserError("models.EncoderDecoderModel.optimizer_def is not set: bind OPTIMIZER")
+    _check_vocabularies(model)
+    check_parts(dataset.batch_size, trainer.parts)
+    maker = dataset.example_maker(model.input_vocabulary, model.output_vocabulary, seed)
+    try:
+        mesh = partitioner.make_mesh()
+        partitioner.batch_sharding(mesh, dataset.batch_size // trainer.parts)
+        with partitioner.use(mesh):
+            abstract_params = jax.eval_shape(model.init, jax.random.key(0))
+            axes = logical_axes(abstract_params)
+            optimizer = model.optimizer_def.create(trainer.learning_rate_fn, axes)
+            abstract_opt = jax.eval_shape(optimizer.init, abstract_params)
+            opt_axes = model.optimizer_def.state_axes(axes, abstract_params)
+            step: Any = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, P()))
+            abstract = TrainState(
+                step,
+                with_shardings(abstract_params, partitioner.shardings(axes, mesh, abstract_params)),
+                with_shardings(abstract_opt, partitioner.shardings(opt_axes, mesh, abstract_opt)),
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Setup(model, trainer, optimizer, partitioner, mesh, maker, abstract, seed, rng_impl)
+
+
+def _check_vocabularies(model: EncoderDecoderModel) -> None:
+    size = model.module.vocab_size
+    for name in ("input_vocabulary", "output_vocabulary"):
+        vocabulary = getattr(model, name)
+        if vocabulary is None:
+            raise UserError(f"models.EncoderDecoderModel.{name} is not set: bind VOCABULARY")
+        if vocabulary.vocab_size > size:
+            raise UserError(
+                f"{name} has {vocabulary.vocab_size} ids, the model's vocab_size is only {size}: "
+                "set network.T5Config.vocab_size to the number of rows of the embedding, at least "
+                "the vocabulary's size"
+            )

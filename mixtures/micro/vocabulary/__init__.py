@@ -1,0 +1,1 @@
+"""The micro collection's SentencePiece vocabulary and how it is made."""

@@ -1,0 +1,141 @@
+"""Packaging of flan_jax: the one place that says what it depends on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+# Folders at the top of the repository that are installed inside the package, so that the library
+# never claims the top-level names `gin` (gin-config's), `mixtures` or `launch`.
+MOVED = ("gin", "mixtures", "launch")
+
+CORE = [
+    # The last JAX for Python 3.11 is 0.10; newer Pythons may take newer releases.
+    'jax>=0.10.2,<0.11; python_version < "3.12"',
+    'jax>=0.10.2; python_version >= "3.12"',
+    "flax>=0.12.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.30",
+    "grain>=0.2.15",
+    "seqio>=0.0.20",
+    "tensorflow-datasets>=4.9.9",
+    "gin-config>=0.5.0",
+    "absl-py>=2.1",
+    "sentencepiece>=0.2.1",
+    "jinja2>=3.1.6",
+    "markupsafe>=2.1",
+    "pyyaml>=6.0.2",
+    "numpy>=2.1",
+    "ml_dtypes>=0.5",
+    "etils[epath]>=1.12",
+    "rich>=13.9",
+    "rouge-score>=0.1.2",
+    "sacrebleu>=2.5",
+    "tensorboardX>=2.6.2",
+    "jaxtyping>=0.3.2",
+    "matplotlib>=3.9",
+    "safetensors>=0.5",
+    "tensorstore>=0.1.76",
+    "msgpack>=1.1",
+    "packaging>=24.0",
+]
+
+TEST = [
+    "pytest>=8.3",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.130",
+    "beartype>=0.21",
+    "build>=1.2",
+    # For building the wheel in a test without a build environment of its own.
+    "setuptools>=77",
+    "wheel>=0.45",
+]
+
+DEV = [
+    *TEST,
+    "ruff>=0.14",
+    # The extra brings Node.js as a wheel: pyright then downloads nothing by itself.
+    "pyright[nodejs]>=1.1.400",
+    "pre-commit>=4.0",
+]
+
+
+def read_version() -> str:
+    """The version that `flan_jax/__init__.py` states, read without importing the package."""
+    text = (ROOT / "flan_jax" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise ValueError("flan_jax/__init__.py has no line '__version__ = \"…\"'")
+    return match.group(1)
+
+
+def packages() -> list[str]:
+    """`flan_jax.*`, and each moved folder with its subfolders as `flan_jax.<folder>.*`.
+
+    The moved folders are searched as namespace packages: `gin/` and the folders of templates have
+    no `__init__.py` (and `gin/` must never have one, or it would hide gin-config).
+    """
+    found = find_packages(str(ROOT), include=["flan_jax", "flan_jax.*"])
+    for folder in MOVED:
+        found.append(f"flan_jax.{folder}")
+        below = find_namespace_packages(str(ROOT / folder), exclude=["*__pycache__*"])
+        found.extend(f"flan_jax.{folder}.{name}" for name in below)
+    return found
+
+
+setup(
+    name="flan_jax",
+    version=read_version(),
+    description="Instruction-finetuning of language models in JAX: Flan, from data to scores.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=packages(),
+    package_dir={f"flan_jax.{folder}": folder for folder in MOVED},
+    package_data={
+        "flan_jax": [
+            "py.typed",
+            "**/*.j2",
+            "**/*.yaml",
+            "**/*.csv",
+            "**/*.json",
+            "**/*.model",
+        ],
+        "flan_jax.gin": ["**/*.gin"],
+        "flan_jax.launch": ["**/*.j2", "**/*.yaml", "**/*.md"],
+        "flan_jax.mixtures": [
+            "**/*.yaml",
+            "**/*.csv",
+            "**/*.tsv",
+            "**/*.json",
+            "**/*.jsonl",
+            "**/*.txt",
+            "**/*.j2",
+            "**/*.model",
+            "**/*.vocab",
+            # A shipped checkpoint is a folder of files with names of its own making.
+            "micro/base/**/*",
+        ],
+    },
+    include_package_data=False,
+    install_requires=CORE,
+    extras_require={
+        "test": TEST,
+        "dev": DEV,
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda12]"],
+    },
+    entry_points={"console_scripts": ["flan-jax = flan_jax.cli.main:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_runs import Runner
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_data_folder() -> Path | None:
+    """The folder of real test data: `FLAN_JAX_TEST_DATA`, else `../shared/data` if it exists."""
+    folder = Path(os.environ.get("FLAN_JAX_TEST_DATA") or ROOT.parent / "shared" / "data")
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    folder = test_data_folder()
+    if folder is None:
+        pytest.skip("real test data not found: set FLAN_JAX_TEST_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Starts the real commands on a tiny model."""
+    return Runner(tmp_path_factory.mktemp("compiled"), tmp_path_factory.mktemp("gin"))
+
+
+@pytest.fixture(scope="session")
+def trained(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of 6 steps, with checkpoints at 2, 4 and 6; to be read only."""
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    ended = runner.train(folder)
+    assert ended.code == 0, ended.err
+    (folder / "stderr.txt").write_text(ended.err, encoding="utf-8")
+    return folder
