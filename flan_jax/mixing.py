@@ -197,3 +197,12 @@ def get_mixture(name: str) -> MixtureDefinition:
 def all_mixtures() -> tuple[MixtureDefinition, ...]:
     """All registered mixtures, by name, but for those made on demand (`deferred_mixtures`)."""
     return tuple(_MIXTURES[name] for name in sorted(_MIXTURES))
+
+
+def held_out_tasks(name: str) -> list[str]:
+    """Names of the held-out tasks of a mixture or task; none if only SeqIO knows the name."""
+    try:
+        mixture = get_mixture(name)
+    except UnknownTaskError:
+        return []
+    return [task.name for task in mixture.tasks() if task.held_out]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from flan_jax.errors import UserError
 from flan_jax.models.t5 import T5, T5Config
 from flan_jax.sharding import (
     PjitPartitioner,
@@ -101,7 +102,7 @@ def test_num_partitions_is_tensor():
 
 
 def test_mesh_must_fit_the_devices():
-    with pytest.raises(ValueError, match="does not fit 1 devices"):
+    with pytest.raises(UserError, match="does not fit 1 devices"):
         PjitPartitioner(tensor=3).make_mesh(jax.devices()[:1])
 
 
@@ -127,5 +128,5 @@ def test_batch_must_be_divisible():
     partitioner = PjitPartitioner(data=2, fsdp=2)
     mesh = AbstractMesh((2, 2, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 3)
     assert partitioner.batch_sharding(mesh, 8).spec == PartitionSpec(("data", "fsdp"))
-    with pytest.raises(ValueError, match="multiple of 4"):
+    with pytest.raises(UserError, match="multiple of 4"):
         partitioner.batch_sharding(mesh, 6)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from flan_jax.checkpoints import hf, t5x
 from flan_jax.checkpoints.manager import (
@@ -19,7 +19,7 @@ from flan_jax.checkpoints.manager import (
 )
 from flan_jax.locate import locate
 from flan_jax.models.encoder_decoder import EncoderDecoderModel
-from flan_jax.sharding import PjitPartitioner, logical_axes, with_shardings
+from flan_jax.sharding import PjitPartitioner, logical_axes, named_leaves, with_shardings
 from flan_jax.train.state import TrainState
 
 # Fields of T5Config that a checkpoint fixes.
@@ -111,9 +111,9 @@ def restore_initial(path: str, model: EncoderDecoderModel, abstract: TrainState)
         else:
             read = t5x.load_t5x_legacy(path, abstract.params, abstract.opt_state)
             found = {"params": read.model, "step": read.step, "opt_state": read.optimizer_state}
+        return {name: _place(value, getattr(abstract, name)) for name, value in found.items()}
     except (ValueError, FileNotFoundError) as error:
         raise CheckpointError(str(error)) from error
-    return {name: _place(value, getattr(abstract, name)) for name, value in found.items()}
 
 
 def restore_params(path: str, model: EncoderDecoderModel, partitioner: PjitPartitioner) -> Any:
@@ -158,7 +158,17 @@ def _split(path: str) -> tuple[str, int]:
 
 
 def _place(tree: Any, abstract: Any) -> Any:
-    def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
-        return jax.device_put(jnp.asarray(leaf, like.dtype), like.sharding)
+    """The tree's values, laid out as `abstract` says.
 
-    return jax.tree.map(put, tree, abstract)
+    Its structure is that of `abstract`, which holds the configured model's settings where a file
+    has its writer's, such as the dropout rate.
+    """
+    like = named_leaves(abstract)
+    values = named_leaves(tree)
+    if list(values) != list(like):
+        raise ValueError(f"other names than the model's: {sorted(set(values) ^ set(like))}")
+    placed = [
+        jax.device_put(np.asarray(values[name], leaf.dtype), leaf.sharding)
+        for name, leaf in like.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(abstract), placed)

@@ -109,7 +109,7 @@ def _report(
 
 def _title(outcome: Outcome) -> str:
     shots = outcome.protocol.shots
-    return f"Few-shot ({shots} exemplars)" if shots else "Zero-shot"
+    return f"{shots}-shot" if shots else "Zero-shot"
 
 
 def _print_table(before: Sequence[Outcome], after: Sequence[Outcome]) -> None:
@@ -117,9 +117,10 @@ def _print_table(before: Sequence[Outcome], after: Sequence[Outcome]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="accuracy, mean over tasks", title_justify="left")
-    for name in ("", "tasks", "before", "after", "95% interval", "baseline"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table = Table(title="accuracy in %, mean over tasks", title_justify="left")
+    table.add_column("")
+    for name in ("tasks", "before", "after", "95% CI", "baseline"):
+        table.add_column(name, justify="right", no_wrap=True)
     for old, new in zip(before, after, strict=True):
         for name, score in new.scores.summary().items():
             if name == "overall":
@@ -127,10 +128,10 @@ def _print_table(before: Sequence[Outcome], after: Sequence[Outcome]) -> None:
             table.add_row(
                 f"{_title(new)}, {name}",
                 str(score.tasks),
-                f"{old.scores.summary()[name].value:.1%}",
-                f"{score.value:.1%}",
-                f"{score.low:.1%} to {score.high:.1%}",
-                f"{score.baseline:.1%}",
+                f"{100 * old.scores.summary()[name].value:.1f}",
+                f"{100 * score.value:.1f}",
+                f"{100 * score.low:.1f} to {100 * score.high:.1f}",
+                f"{100 * score.baseline:.1f}",
             )
     Console().print(table)
     print("baseline: per task the better of chance and always giving the most frequent answer")

@@ -62,11 +62,11 @@ def evaluate(
         print(f"checkpoint {path}")
     if dry_run:
         return []
-    if jax.process_index() == 0:
-        write_atomically(Path(output_dir) / "config.gin", operative_config_text())
     mesh, batch_sharding = make_mesh(partitioner, evaluator.batch_size)
     with partitioner.use(mesh):
         params = restore_params(path, model, partitioner)
+        if jax.process_index() == 0:
+            write_atomically(Path(output_dir) / "config.gin", operative_config_text())
         name, step = checkpoint_name(path)
         outcomes = evaluator.run(
             model,

@@ -18,6 +18,7 @@ from flan_jax.data.packing import padding_fractions
 from flan_jax.data.reader import Batch, DatasetConfig, train_dataset
 from flan_jax.errors import UserError
 from flan_jax.files import write_atomically
+from flan_jax.mixing import held_out_tasks
 from flan_jax.models.encoder_decoder import EncoderDecoderModel
 from flan_jax.sharding import PjitPartitioner
 from flan_jax.train.display import Display, make_display
@@ -100,6 +101,8 @@ def train(
       UserError: something is configured wrongly; raised before the first step.
       TrainingDivergedError: the loss is not finite; says where the batch was written.
     """
+    _check_periods(stats_period, eval_period, eval_steps)
+    _refuse_held_out(train_dataset_cfg)
     trainer = trainer_cls()
     rng_impl = "rbg" if use_hardware_rng else None
     setup = make_setup(model, trainer, partitioner, train_dataset_cfg, random_seed, rng_impl)
@@ -112,7 +115,8 @@ def train(
     checkpoints = CheckpointManager(model_dir, save)
     with setup.use_mesh(), contextlib.closing(checkpoints):
         state, document = _restore_or_start(setup, checkpoints, checkpoint_cfg)
-        document |= {"config": operative_config_text(), "seed": random_seed}
+        _check_same_stream(document, _stream(train_dataset_cfg, random_seed), model_dir)
+        document["config"] = operative_config_text()
         if relative_steps is not None:
             total_steps = document["start_step"] + relative_steps
         first_step = int(state.step)
@@ -238,6 +242,55 @@ def _restore_or_start(
         return state, run
     state, origin = setup.initial_state(config)
     return state, {"start_step": int(state.step), "initial_checkpoint": origin}
+
+
+def _stream(config: DatasetConfig, seed: int) -> dict[str, Any]:
+    """What a position in the training data is a position in."""
+    return {
+        "random_seed": seed,
+        "mixture_or_task_name": config.mixture_or_task_name,
+        "task_feature_lengths": dict(config.task_feature_lengths),
+        "split": config.split,
+        "seed": config.seed,
+        "shuffle": config.shuffle,
+        "pack": config.pack,
+        "batch_size": config.batch_size,
+    }
+
+
+def _check_same_stream(document: dict[str, Any], stream: dict[str, Any], model_dir: str) -> None:
+    """Raises UserError if a run would be resumed on other data; notes the data of a new one."""
+    begun = document.setdefault("stream", stream)
+    changed = [
+        f"  {name}: {begun.get(name)!r} before, {value!r} now"
+        for name, value in stream.items()
+        if begun.get(name) != value
+    ]
+    if changed:
+        raise UserError(
+            f"the run in {model_dir} was begun on other data, where its position means nothing:\n"
+            + "\n".join(changed)
+            + "\nGo on with the same values, or start a new MODEL_DIR with INITIAL_CHECKPOINT_PATH"
+        )
+
+
+def _refuse_held_out(config: DatasetConfig) -> None:
+    """Raises UserError if held-out tasks would be trained on."""
+    held_out = held_out_tasks(config.mixture_or_task_name)
+    if held_out:
+        shown = ", ".join(held_out[:5]) + (" …" if len(held_out) > 5 else "")
+        raise UserError(
+            f"MIXTURE_OR_TASK_NAME {config.mixture_or_task_name!r} holds tasks that are held out "
+            f"from training ({shown}): take a mixture without them"
+        )
+
+
+def _check_periods(stats_period: int, eval_period: int, eval_steps: int) -> None:
+    least = {"stats_period": (stats_period, 1), "eval_period": (eval_period, 0)}
+    least["eval_steps"] = (eval_steps, 1)
+    for name, (value, minimum) in least.items():
+        if value < minimum:
+            raise UserError(f"train.{name} must be >= {minimum}, found {value}")
 
 
 def _check_steps(first_step: int, start_step: int, total_steps: int) -> None:

@@ -105,9 +105,9 @@ def make_setup(
       UserError: there is no optimizer or vocabulary, vocabulary and model do not fit, the mesh
         does not fit the devices or the model, or the dataset is at fault.
     """
+    _check_vocabularies(model)
     if model.optimizer_def is None:
         raise UserError("models.EncoderDecoderModel.optimizer_def is not set: bind OPTIMIZER")
-    _check_vocabularies(model)
     check_parts(dataset.batch_size, trainer.parts)
     maker = dataset.example_maker(model.input_vocabulary, model.output_vocabulary, seed)
     try:

@@ -146,9 +146,7 @@ def test_another_model_is_told_apart_parameter_by_parameter(tmp_path: Path):
     with reader(tmp_path) as manager, pytest.raises(CheckpointError) as caught:
         manager.restore(2, abstract(other))
     lines = str(caught.value).splitlines()
-    assert lines[0] == (
-        f"checkpoint {tmp_path}/checkpoint_2 does not fit the configured model:"
-    )
+    assert lines[0] == (f"checkpoint {tmp_path}/checkpoint_2 does not fit the configured model:")
     assert "  params/decoder/kernel is missing in the checkpoint" in lines
     assert "  params/encoder/kernel is not in the model" in lines
     assert "  params/embedding: (5, 4) in the checkpoint, (5, 8) in the model" in lines

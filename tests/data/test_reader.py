@@ -14,6 +14,7 @@ from flan_jax.data.schedule import WINDOW
 from flan_jax.data.vocabulary import ByteVocabulary
 from flan_jax.errors import UserError
 from flan_jax.prompts.fewshot import FewShotPolicy
+from flan_jax.sources.base import SourceError
 
 BYTES = ByteVocabulary()
 LENGTHS = {"inputs": 256, "targets": 64}
@@ -201,6 +202,11 @@ def test_an_empty_split_is_refused(mixture, monkeypatch):
     monkeypatch.setitem(source.sizes, "train", 0)
     with pytest.raises(UserError, match="task toy_colour has no rows in split 'train'"):
         _dataset(_config())
+
+
+def test_an_unknown_split_is_refused_before_anything_is_read(mixture):
+    with pytest.raises(SourceError, match=r"no split 'validaton'.*did you mean 'validation'"):
+        _config(split="validaton").example_maker(BYTES, BYTES, 0)
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,14 @@ def test_first_signal_is_only_noted(number: signal.Signals):
 
 
 def test_a_second_interrupt_ends_at_once_and_handlers_are_put_back():
+    def interrupted_twice() -> None:
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), StopRequest():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
     assert signal.getsignal(signal.SIGINT) is before
 
 

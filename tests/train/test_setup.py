@@ -108,7 +108,9 @@ def test_what_does_not_fit_is_a_user_error(changed, message):
 
 
 def test_missing_module_is_named():
-    with pytest.raises(UserError, match="module 'no_such_module_of_anyone.tasks'.* there is no 'no_s"):
+    with pytest.raises(
+        UserError, match=r"module 'no_such_module_of_anyone.tasks'.* there is no 'no_s"
+    ):
         dataset(module="no_such_module_of_anyone.tasks")
 
 

@@ -130,7 +130,9 @@ def test_metrics_are_sums_over_real_tokens(whole):
 
 
 def test_batch_that_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="BATCH_SIZE 8 must be a multiple of .*NUM_MICROBATCHES.* 3"):
+    with pytest.raises(
+        UserError, match=r"BATCH_SIZE 8 must be a multiple of .*NUM_MICROBATCHES.* 3"
+    ):
         take_step(3)
 
 

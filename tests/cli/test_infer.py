@@ -1,0 +1,130 @@
+"""`flan-jax infer` on a model that was trained a moment ago."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_runs import Ended, Runner, gin_flags
+
+pytestmark = pytest.mark.slow
+
+ANSWERS = "micro_odd_one_out-predict.jsonl-00000-of-00001"
+
+
+def infer(
+    runner: Runner, checkpoint: Path, folder: Path, *flags: str, devices: int = 1, **bindings
+) -> Ended:
+    # Sampled, for the answers to differ: each is keyed by its prompt, whatever its batch.
+    values = {
+        "CHECKPOINT_PATH": str(checkpoint),
+        "INFER_OUTPUT_DIR": str(folder),
+        "MIXTURE_OR_TASK_NAME": "micro_odd_one_out",
+        "TASK_FEATURE_LENGTHS": {"inputs": 128, "targets": 6},
+        "NUM_EXAMPLES": 5,
+        "BATCH_SIZE": 8,
+        "infer_script.infer.temperature": 1.0,
+    }
+    return runner.run(
+        "infer",
+        f"--gin_file={runner.model}",
+        "--gin_file=runs/infer.gin",
+        *gin_flags(values | bindings),
+        *flags,
+        devices=devices,
+    )
+
+
+def answers(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / ANSWERS).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def inferred(runner: Runner, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inferred")
+    ended = infer(runner, trained / "checkpoint_6", folder)
+    assert ended.code == 0, ended.err
+    assert f"wrote 5 answers to {folder / ANSWERS}" in ended.out
+    return folder
+
+
+def test_files_have_t5xs_names_and_rows(inferred: Path):
+    assert {path.name for path in inferred.iterdir()} == {
+        "config.gin",
+        "predictions",
+        ANSWERS,
+        f"{ANSWERS}.COMPLETED",
+    }
+    rows = answers(inferred)
+    assert len(rows) == 5
+    for row in rows:
+        assert set(row) == {"inputs", "prediction"}
+        assert set(row["inputs"]) == {"inputs_pretokenized", "targets_pretokenized"}
+        assert row["inputs"]["targets_pretokenized"]
+    assert len({row["prediction"] for row in rows}) > 1
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_answers_depend_on_neither_batch_nor_mesh(
+    runner: Runner, trained: Path, inferred: Path, tmp_path: Path, devices: int
+):
+    mesh = {"DATA": 2, "FSDP": 2, "TENSOR": 2, "BATCH_SIZE": 4} if devices == 8 else {}
+    ended = infer(
+        runner, trained / "checkpoint_6", tmp_path, devices=devices, **{"BATCH_SIZE": 2} | mesh
+    )
+    assert ended.code == 0, ended.err
+    assert answers(tmp_path) == answers(inferred)
+
+
+def test_prompts_are_answered_on_screen(runner: Runner, trained: Path, tmp_path: Path):
+    prompts = ["What is 2 + 2?", "Wie geht's?", "x" * 500]
+    ended = infer(
+        runner,
+        trained / "checkpoint_6",
+        tmp_path / "out",
+        *(f"--prompt={prompt}" for prompt in prompts),
+        BATCH_SIZE=2,
+    )
+    assert ended.code == 0, ended.err
+    shown = [line for line in ended.out.splitlines() if line.startswith("> ")]
+    assert shown == [f"> {prompt}" for prompt in prompts]
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_shows_prompts(runner: Runner, trained: Path, inferred: Path, tmp_path: Path):
+    ended = infer(runner, trained / "checkpoint_6", tmp_path / "out", "--dry_run")
+    assert ended.code == 0, ended.err
+    for row in answers(inferred):
+        assert row["inputs"]["inputs_pretokenized"] in ended.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_checkpoint_answers(runner: Runner, test_data: Path, tmp_path: Path):
+    """Straight from a Hugging Face folder, whose own dropout rate is not that of inference."""
+    ended = infer(
+        runner,
+        test_data / "hf_tiny_t5",
+        tmp_path,
+        **{
+            "network.T5Config.emb_dim": 128,
+            "network.T5Config.num_heads": 4,
+            "network.T5Config.num_encoder_layers": 2,
+            "network.T5Config.num_decoder_layers": 2,
+            "network.T5Config.mlp_dim": 192,
+        },
+    )
+    assert ended.code == 0, ended.err
+    assert len(answers(tmp_path)) == 5
+
+
+def test_mistakes(runner: Runner, trained: Path, tmp_path: Path):
+    ended = infer(runner, trained / "checkpoint_6", tmp_path / "out", FSDP=2, DATA=1)
+    assert ended.code == 2
+    assert "a mesh of data=1, fsdp=2, tensor=1 does not fit 1 devices" in ended.err
+    assert "Traceback" not in ended.err
+    ended = infer(runner, trained / "checkpoint_9", tmp_path / "out")
+    assert ended.code == 2
+    assert "holds checkpoint_2, checkpoint_4, checkpoint_6" in ended.err
+    assert not (tmp_path / "out").exists()
