@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flan_jax.cli.gin_command import GinCommand, load_gin_command
+from flan_jax.cli.gin_command import GinCommand, load_gin_command, run_configured
 
 if TYPE_CHECKING:
     from flan_jax.evaluation.generation import Outcome
@@ -63,15 +63,16 @@ def _run(command: GinCommand) -> int:
     folder = command.args.output_dir.resolve()
     initial = command.config.resolve(command.config.values()["INITIAL_CHECKPOINT_PATH"])
     print("1/3  The base model answers", flush=True)
-    before = evaluate(restore_checkpoint_cfg=RestoreCheckpointConfig(initial), show=False)
+    base = RestoreCheckpointConfig(initial)
+    before = run_configured(evaluate, restore_checkpoint_cfg=base, show=False)
     print("2/3  Finetuning", flush=True)
-    result = train()
-    assert result is not None
+    result = run_configured(train)
     if not result.finished:
         print("stopped; run the same command to go on")
         return 0
     print("3/3  The finetuned model answers", flush=True)
-    after = evaluate(restore_checkpoint_cfg=RestoreCheckpointConfig(result.checkpoint), show=False)
+    finetuned = RestoreCheckpointConfig(result.checkpoint)
+    after = run_configured(evaluate, restore_checkpoint_cfg=finetuned, show=False)
     facts = _facts(command, result.parameter_hash, time.monotonic() - started)
     report = _report(folder, before, after, command.text, facts)
     _print_table(before, after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_mistakes_in_gin_files_are_listed_before_jax_is_touched(runner: Runner, 
             {"MIXTURE_OR_TASK_NAME": "micr"},
             "no mixture or task is called 'micr'; did you mean 'micro'",
         ),
+        (
+            {"MIXTURE_OR_TASK_NAME": "micro_held_out"},
+            "'micro_held_out' holds tasks that are held out from training (",
+        ),
+        (
+            {"MIXTURE_OR_TASK_NAME": "micro_third_item"},
+            "held out from training (micro_third_item)",
+        ),
+        ({"train.stats_period": 0}, "train.stats_period must be >= 1, found 0"),
         (
             {"network.T5Config.vocab_size": 256},
             "input_vocabulary has 384 ids, the model's vocab_size is only 256",
@@ -252,6 +262,17 @@ def test_config_beside_the_checkpoints_makes_the_same_run(
         assert {k: v for k, v in ours.items() if k not in times} == {
             k: v for k, v in theirs.items() if k not in times
         }
+
+
+@pytest.mark.slow
+def test_going_on_with_other_data_is_refused(runner: Runner, trained: Path, tmp_path: Path):
+    shutil.copytree(trained, tmp_path / "model")
+    ended = runner.train(tmp_path / "model", TRAIN_STEPS=8, BATCH_SIZE=4, RANDOM_SEED=1)
+    assert ended.code == 2
+    assert "begun on other data" in ended.err
+    assert "  batch_size: 8 before, 4 now" in ended.err
+    assert "  random_seed: 0 before, 1 now" in ended.err
+    assert checkpoint_steps(tmp_path / "model") == checkpoint_steps(trained)
 
 
 @pytest.mark.slow
