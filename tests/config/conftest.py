@@ -20,7 +20,7 @@ class Vocabulary:
 
 
 @dataclass
-class DatasetConfig:
+class FeedConfig:
     mixture_or_task_name: str
     task_feature_lengths: Mapping[str, int] | None
     batch_size: int
@@ -40,7 +40,7 @@ class Model:
     extra: list[int] = field(default_factory=list)
 
 
-class Trainer:
+class Coach:
     def __init__(self, model: Model, learning_rate_fn: Callable[[int], float], names=()):
         self.model = model
         self.learning_rate_fn = learning_rate_fn
@@ -53,12 +53,12 @@ def constant_rate(base_learning_rate: float = 0.5, precise: Decimal | None = Non
 
 def train(
     model: Model,
-    train_dataset_cfg: DatasetConfig,
+    train_dataset_cfg: FeedConfig,
     model_dir: str,
     total_steps: int,
     eval_period: int = 100,
     learning_rate_fn: Callable[[int], float] | None = None,
-    trainer_cls: type[Trainer] = Trainer,
+    trainer_cls: type[Coach] = Coach,
     tags: Sequence[str] = (),
     secret: int = 0,
     broken: int = None,  # noqa: RUF013
@@ -72,9 +72,9 @@ def anything(**kwargs: Any):
 
 # gin's registry is global, so the names say that they are the tests'.
 gin.configurable("TestVocabulary", module="cfg_vocab")(Vocabulary)
-gin.configurable("DatasetConfig", module="cfg_utils")(DatasetConfig)
+gin.configurable("FeedConfig", module="cfg_utils")(FeedConfig)
 gin.configurable("Model", module="cfg_models")(Model)
-gin.configurable("Trainer", module="cfg_trainer")(Trainer)
+gin.configurable("Coach", module="cfg_trainer")(Coach)
 gin.configurable("constant_rate", module="cfg_utils")(constant_rate)
 run_train = gin.configurable("cfg_train", module="cfg_script", denylist=["secret"])(train)
 gin.configurable("anything", module="cfg_utils")(anything)
@@ -117,11 +117,11 @@ BATCH_SIZE = 128
 cfg_train.model = @cfg_models.Model()
 cfg_train.model_dir = %MODEL_DIR
 cfg_train.total_steps = %TRAIN_STEPS
-cfg_train.train_dataset_cfg = @train/cfg_utils.DatasetConfig()
+cfg_train.train_dataset_cfg = @train/cfg_utils.FeedConfig()
 cfg_train.learning_rate_fn = @cfg_utils.constant_rate()
 cfg_models.Model.emb_dim = 64
 cfg_models.Model.vocabulary = @cfg_vocab.TestVocabulary()
-train/cfg_utils.DatasetConfig:
+train/cfg_utils.FeedConfig:
   mixture_or_task_name = 'micro'
   task_feature_lengths = {'inputs': 64, 'targets': 32}
   batch_size = %BATCH_SIZE

@@ -31,9 +31,9 @@ def test_good_config_loads_and_runs(good):
             "x.gin:1: syntax error: a value must follow '=': 'cfg_models.Model.emb_dim ='",
         ),
         (
-            "cfg_utils.DatasetConfig.pack = true",
+            "cfg_utils.FeedConfig.pack = true",
             "x.gin:1: syntax error: cannot read the value true: a string needs quotes; did you "
-            "mean 'True'?: 'cfg_utils.DatasetConfig.pack = true'",
+            "mean 'True'?: 'cfg_utils.FeedConfig.pack = true'",
         ),
         (
             "# a comment\n\ncfg_train.tags = ['a', 'b'\ncfg_train.total_steps = 3",
@@ -46,7 +46,7 @@ def test_good_config_loads_and_runs(good):
             "\"cfg_train.tags = ['a',\"",
         ),
         (
-            "cfg_utils.DatasetConfig:\n  pack = True\n  batch_size: 3\n",
+            "cfg_utils.FeedConfig:\n  pack = True\n  batch_size: 3\n",
             "x.gin:3: syntax error: Expected '=': 'batch_size: 3'",
         ),
         (
@@ -63,18 +63,16 @@ def test_syntax_errors(write, complaints, text, message):
     ("text", "message"),
     [
         (
-            "cfg_utils.DatasetConfg.pack = True",
-            "no configurable is called 'cfg_utils.DatasetConfg'; did you mean "
-            "'cfg_utils.DatasetConfig'?",
+            "cfg_utils.FeedConfg.pack = True",
+            "no configurable is called 'cfg_utils.FeedConfg'; did you mean 'cfg_utils.FeedConfig'?",
         ),
         (
-            "cfg_model.Trainer.names = ()",
-            "no configurable is called 'cfg_model.Trainer'; did you mean 'cfg_trainer.Trainer'?",
+            "cfg_model.Coach.names = ()",
+            "no configurable is called 'cfg_model.Coach'; did you mean 'cfg_trainer.Coach'?",
         ),
         (
-            "cfg_left.DatasetConfig.pack = True",
-            "no configurable is called 'cfg_left.DatasetConfig'; did you mean "
-            "'cfg_utils.DatasetConfig'?",
+            "cfg_left.FeedConfig.pack = True",
+            "no configurable is called 'cfg_left.FeedConfig'; did you mean 'cfg_utils.FeedConfig'?",
         ),
         (
             "cfg_train.totl_steps = 5",
@@ -202,10 +200,10 @@ def test_missing_parameters_of_what_is_reachable(write, complaints):
         "small/cfg_models.Model.emb_dim = 8\n"
         "cfg_train.total_steps = 5\n"
         "cfg_train.model_dir = 'x'\n"
-        "CFG = @train/cfg_utils.DatasetConfig()\n"
-        "cfg_utils.DatasetConfig.batch_size = 3\n"
-        "train_eval/cfg_utils.DatasetConfig.mixture_or_task_name = 'elsewhere'\n"
-        "cfg_train.trainer_cls = @cfg_trainer.Trainer\n"  # its caller gives it what it needs
+        "CFG = @train/cfg_utils.FeedConfig()\n"
+        "cfg_utils.FeedConfig.batch_size = 3\n"
+        "train_eval/cfg_utils.FeedConfig.mixture_or_task_name = 'elsewhere'\n"
+        "cfg_train.trainer_cls = @cfg_trainer.Coach\n"  # its caller gives it what it needs
     )
     name = write("x.gin", text + "cfg_utils.anything.unreached = %CFG\n")
     assert complaints([name], required=("cfg_train",)) == [
@@ -216,9 +214,9 @@ def test_missing_parameters_of_what_is_reachable(write, complaints):
     ]
     name = write("y.gin", text + "cfg_train.train_dataset_cfg = %CFG\n")
     assert complaints([name], required=("cfg_train",))[1:] == [
-        "y.gin:5: train/cfg_utils.DatasetConfig is called without the required parameters "
+        "y.gin:5: train/cfg_utils.FeedConfig is called without the required parameters "
         "'mixture_or_task_name', 'task_feature_lengths': set "
-        "train/cfg_utils.DatasetConfig.mixture_or_task_name and so on",
+        "train/cfg_utils.FeedConfig.mixture_or_task_name and so on",
     ]
 
 
@@ -226,12 +224,12 @@ def test_scope_of_a_macro_reaches_what_it_calls(write):
     # gin calls the macro CFG in the scope CFG, and so whatever it refers to.
     name = write(
         "x.gin",
-        "CFG = @cfg_models.Model()\ncfg_trainer.Trainer.model = %CFG\n"
+        "CFG = @cfg_models.Model()\ncfg_trainer.Coach.model = %CFG\n"
         "CFG/cfg_models.Model.emb_dim = 8\nCFG/Model.vocabulary = @TestVocabulary()\n"
-        "Trainer.learning_rate_fn = @constant_rate()\n",
+        "Coach.learning_rate_fn = @constant_rate()\n",
     )
-    load([name], required=("cfg_trainer.Trainer",))
-    assert gin.get_configurable("cfg_trainer.Trainer")().model.emb_dim == 8
+    load([name], required=("cfg_trainer.Coach",))
+    assert gin.get_configurable("cfg_trainer.Coach")().model.emb_dim == 8
 
 
 def test_unknown_root(complaints):
@@ -273,7 +271,7 @@ def test_everything_at_once(write, complaints):
         "cfg_train.tags = [1 2]\n"
         "cfg_train.total_steps = 1e6\n"
         "include 'dup.gin'\n"
-        "cfg_utils.DatasetConfg:\n  pack = True\n  shuffle = False\n",
+        "cfg_utils.FeedConfg:\n  pack = True\n  shuffle = False\n",
     )
     lines = complaints([name], ["EVAL = 5", "cfg_train.modl = 1"], required=("cfg_train",))
     assert [line.split(": ")[0] for line in lines] == [

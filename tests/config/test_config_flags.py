@@ -35,14 +35,14 @@ def test_all_flags_in_order():
         "--gin_bindings=train.total_steps = 6",
         "--gin_search_paths=x,y",
         "--gin_search_paths= z",
-        "--gin.train/DatasetConfig.batch_size=8",
+        "--gin.train/FeedConfig.batch_size=8",
         "--gin.MODEL=@models.EncoderDecoderModel()",
     ) == GinFlags(
         gin_files=("a.gin", "b.gin"),
         bindings=(
             "TRAIN_STEPS = 5",
             "train.total_steps = 6",
-            "train/DatasetConfig.batch_size = 8",
+            "train/FeedConfig.batch_size = 8",
             "MODEL = @models.EncoderDecoderModel()",
         ),
         search_paths=("x", "y", "z"),
@@ -80,7 +80,7 @@ def test_defaults_do_not_pile_up():
         ("(1, 'a')", "(1, 'a')"),
         ("{'inputs': %N}", "{'inputs': %N}"),
         ("%TRAIN_STEPS", "%TRAIN_STEPS"),
-        ("@train/utils.DatasetConfig()", "@train/utils.DatasetConfig()"),
+        ("@train/utils.FeedConfig()", "@train/utils.FeedConfig()"),
         ("[1, 2", "[1, 2"),  # broken: reported, not turned into a string
         ("'/tmp/x", "'/tmp/x"),
         ("", ""),

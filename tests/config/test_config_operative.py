@@ -99,12 +99,12 @@ cfg_script.cfg_train.learning_rate_fn = @cfg_utils.constant_rate()  # from good.
 cfg_script.cfg_train.model = @cfg_models.Model()  # from good.gin:5
 cfg_script.cfg_train.model_dir = %MODEL_DIR  # = '/tmp/x', from good.gin:6
 cfg_script.cfg_train.total_steps = %TRAIN_STEPS  # = 5, from good.gin:7
-cfg_script.cfg_train.train_dataset_cfg = @train/cfg_utils.DatasetConfig()  # from good.gin:8
+cfg_script.cfg_train.train_dataset_cfg = @train/cfg_utils.FeedConfig()  # from good.gin:8
 
-# train/cfg_utils.DatasetConfig
-train/cfg_utils.DatasetConfig.batch_size = %BATCH_SIZE  # = 128, from good.gin:15
-train/cfg_utils.DatasetConfig.mixture_or_task_name = 'micro'  # from good.gin:13
-train/cfg_utils.DatasetConfig.task_feature_lengths = {'inputs': 64, 'targets': 32}  \
+# train/cfg_utils.FeedConfig
+train/cfg_utils.FeedConfig.batch_size = %BATCH_SIZE  # = 128, from good.gin:15
+train/cfg_utils.FeedConfig.mixture_or_task_name = 'micro'  # from good.gin:13
+train/cfg_utils.FeedConfig.task_feature_lengths = {'inputs': 64, 'targets': 32}  \
 # from good.gin:14
 """
     )
@@ -131,7 +131,7 @@ def test_operative_configuration_round_trip(good, folder):
         >= {
             "TRAIN_STEPS": 5,
             "cfg_script.cfg_train.total_steps": Macro("TRAIN_STEPS"),
-            "train/cfg_utils.DatasetConfig.shuffle": True,
+            "train/cfg_utils.FeedConfig.shuffle": True,
         }.items()
     )
     second = gin.get_configurable("cfg_train")()

@@ -36,14 +36,14 @@ cfg_script.cfg_train:
   model_dir = \\
       '/tmp/x'
   total_steps = %TRAIN_STEPS
-  train_dataset_cfg = @train/cfg_utils.DatasetConfig()
-  trainer_cls = @t5x.cfg_trainer.Trainer
-train/cfg_utils.DatasetConfig.mixture_or_task_name = 'micro'
-train/cfg_utils.DatasetConfig.task_feature_lengths = {
+  train_dataset_cfg = @train/cfg_utils.FeedConfig()
+  trainer_cls = @t5x.cfg_trainer.Coach
+train/cfg_utils.FeedConfig.mixture_or_task_name = 'micro'
+train/cfg_utils.FeedConfig.task_feature_lengths = {
     'inputs': 64,
     'targets': 32,
 }
-train/cfg_utils.DatasetConfig.batch_size = 2
+train/cfg_utils.FeedConfig.batch_size = 2
 """
 
 

@@ -115,17 +115,17 @@ PLACE = "x.gin:1: wrong type for "
             "cfg_script.cfg_train.model_dir: found 2024 (int), expected str; quote it: '2024'",
         ),
         (
-            "train/DatasetConfig.pack = 'true'",
-            "train/cfg_utils.DatasetConfig.pack: found 'true' (str), expected bool; "
+            "train/FeedConfig.pack = 'true'",
+            "train/cfg_utils.FeedConfig.pack: found 'true' (str), expected bool; "
             "did you mean 'True'?",
         ),
         (
-            "DatasetConfig.seed = 1.5",
-            "cfg_utils.DatasetConfig.seed: found 1.5 (float), expected int | None",
+            "FeedConfig.seed = 1.5",
+            "cfg_utils.FeedConfig.seed: found 1.5 (float), expected int | None",
         ),
         (
-            "DatasetConfig.task_feature_lengths = {'inputs': 64, 'targets': '32'}",
-            "cfg_utils.DatasetConfig.task_feature_lengths: found '32' (str) at ['targets'], "
+            "FeedConfig.task_feature_lengths = {'inputs': 64, 'targets': '32'}",
+            "cfg_utils.FeedConfig.task_feature_lengths: found '32' (str) at ['targets'], "
             "expected int; leave out the quotes",
         ),
         (
@@ -148,8 +148,8 @@ PLACE = "x.gin:1: wrong type for "
             "not the class; write @cfg_models.Model()",
         ),
         (
-            "cfg_train.model = @DatasetConfig()",
-            "cfg_script.cfg_train.model: found @cfg_utils.DatasetConfig(), expected an instance "
+            "cfg_train.model = @FeedConfig()",
+            "cfg_script.cfg_train.model: found @cfg_utils.FeedConfig(), expected an instance "
             "of Model",
         ),
         (
@@ -158,9 +158,9 @@ PLACE = "x.gin:1: wrong type for "
             "write @cfg_models.Model()",
         ),
         (
-            "cfg_train.trainer_cls = @Trainer()",
-            "cfg_script.cfg_train.trainer_cls: found @cfg_trainer.Trainer(), expected "
-            "type[Trainer]; write @cfg_trainer.Trainer",
+            "cfg_train.trainer_cls = @Coach()",
+            "cfg_script.cfg_train.trainer_cls: found @cfg_trainer.Coach(), expected "
+            "type[Coach]; write @cfg_trainer.Coach",
         ),
         (
             "cfg_train.learning_rate_fn = 0.5",
@@ -183,9 +183,9 @@ def test_the_mistake_is_where_the_macro_is_set(write, complaints):
 
 
 def test_a_macro_inside_a_container(write, complaints):
-    text = "N = '5'\nDatasetConfig.task_feature_lengths = {'inputs': %N}"
+    text = "N = '5'\nFeedConfig.task_feature_lengths = {'inputs': %N}"
     assert complaints([write("x.gin", text)]) == [
-        "x.gin:2: wrong type for cfg_utils.DatasetConfig.task_feature_lengths: found '5' (str) "
+        "x.gin:2: wrong type for cfg_utils.FeedConfig.task_feature_lengths: found '5' (str) "
         "at ['inputs'], expected int; leave out the quotes"
     ]
 
