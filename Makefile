@@ -28,6 +28,9 @@ PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLA
 # What an installation depends on: a change in any of these makes it anew.
 SOURCES := setup.py $(CONSTRAINTS)
 
+# Templates of the real datasets are in American English, as most rows are; micro's are not.
+SPELLING := --builtin clear,rare,en-GB_to_en-US --ignore-words-list dialogue,rouge
+
 QUICKSTART_ARGS ?=
 TEST_ARGS ?=
 
@@ -45,10 +48,11 @@ test: $(STAMPS)/test ## Runs all tests (TEST_ARGS='-k name' picks some)
 test-fast: $(STAMPS)/test ## Runs the tests that take less than 5 s each
 	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
 
-lint: $(STAMPS)/dev ## Checks style, formatting and types
+lint: $(STAMPS)/dev ## Checks style, formatting, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	find mixtures -name '*.yaml' -not -path '*/micro/*' | xargs $(BIN)/codespell $(SPELLING)
 
 format: $(STAMPS)/dev ## Sorts imports, mends what ruff can mend, and formats
 	$(BIN)/ruff check --fix .

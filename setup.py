@@ -38,6 +38,14 @@ CORE = [
     "tensorboardX>=2.6.2",
     "jaxtyping>=0.3.2",
     "tensorstore>=0.1.76",
+    "fsspec>=2024.6",
+    "protobuf>=4.25",
+    "pyarrow>=17",
+    "requests>=2.32",
+    "urllib3>=2.0",
+    "wrapt>=1.16",
+    # TensorFlow Datasets needs it on Python 3.11 and does not ask for it.
+    "importlib_resources>=6.4",
     "msgpack>=1.1",
     "packaging>=24.0",
 ]
@@ -56,6 +64,7 @@ TEST = [
 DEV = [
     *TEST,
     "ruff>=0.14",
+    "codespell>=2.4",
     # The extra brings Node.js as a wheel: pyright then downloads nothing by itself.
     "pyright[nodejs]>=1.1.400",
     "pre-commit>=4.0",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,10 @@ from flan_jax.data.examples import ExampleMaker
 from flan_jax.data.schedule import Schedule
 from flan_jax.data.vocabulary import Vocabulary
 from flan_jax.errors import UserError
-from flan_jax.mixing import EQUAL_VARIANTS, MixtureDefinition, get_mixture
+from flan_jax.mixing import MixtureDefinition, get_mixture
 from flan_jax.prompts.fewshot import FewShotPolicy
 from flan_jax.sources.base import check_split
-from flan_jax.tasks import TaskDefinition, get_task
+from flan_jax.tasks import TaskDefinition, get_task, is_task
 
 if TYPE_CHECKING:
     import seqio
@@ -52,8 +53,9 @@ class _Binding:
     few_shot: FewShotPolicy
 
 
-_TASKS: dict[str, _Binding] = {}
-_MIXTURES: dict[str, tuple[MixtureDefinition, tuple[str, ...]]] = {}
+# What is registered under each name, and whether by default, to give way to a user's registration.
+_TASKS: dict[str, tuple[_Binding, bool]] = {}
+_MIXTURES: dict[str, tuple[tuple[MixtureDefinition, tuple[str, ...]], bool]] = {}
 
 
 def register(
@@ -68,7 +70,10 @@ def register(
     A task becomes SeqIO task `name`, which draws a variant for every example, and one task
     `name_<variant>` per variant. A mixture becomes a flat SeqIO mixture with our proportions as
     rates. Its members are the tasks by their own names or, if the mixture weighs variants
-    otherwise than a task alone does, tasks `<mixture>:<task>` that draw variants as it asks.
+    otherwise than a task alone does, tasks `<task>_<variant>` where it draws a single one, else
+    tasks `<mixture>:<task>`.
+
+    What `flan_jax.seqio_registry.register_all` registered with the default vocabulary gives way.
 
     Few-shot prompts are kept within the length of `inputs` that SeqIO is asked for. The seed given
     to SeqIO's `get_dataset` is the run's seed of our reader.
@@ -85,28 +90,13 @@ def register(
       UserError: SeqIO has another task or mixture of one of these names, or the same with another
         vocabulary or policy.
     """
-    import seqio
-
-    builder = _Builder(vocabulary, targets_vocabulary or vocabulary, few_shot or FewShotPolicy())
+    builder = SeqioBuilder(
+        vocabulary, targets_vocabulary or vocabulary, few_shot or FewShotPolicy()
+    )
     mixture = get_mixture(name)
-    if tuple(mixture.rates) == (name,):
-        for variant in get_task(name).variants():
-            builder.add_task(f"{name}_{variant}", name, {variant: 1.0})
-        return builder.add_task(name, name, mixture.variants)
-    prefix = "" if mixture.variants == EQUAL_VARIANTS else f"{name}:"
-    members = {prefix + task: task for task in mixture.rates}
-    for member, task in members.items():
-        builder.add_task(member, task, mixture.variants)
-    if name in seqio.MixtureRegistry.names():
-        if _MIXTURES.get(name) != (mixture, tuple(members)):
-            raise _taken(name, "mixture")
-        return seqio.MixtureRegistry.get(name)
-    if name in seqio.TaskRegistry.names():
-        raise _taken(name, "task")
-    _MIXTURES[name] = (mixture, tuple(members))
-    proportions = mixture.proportions()
-    rates = [(member, proportions[task]) for member, task in members.items()]
-    return seqio.MixtureRegistry.add(name, rates)
+    if is_task(name):
+        return builder.add_with_variants(get_task(name))
+    return builder.add_mixture(mixture)
 
 
 def _taken(name: str, kind: str) -> UserError:
@@ -116,12 +106,27 @@ def _taken(name: str, kind: str) -> UserError:
     )
 
 
-class _Builder:
-    """Adds tasks that share vocabularies and few-shot policy."""
+class SeqioBuilder:
+    """Adds tasks and mixtures that share vocabularies and few-shot policy.
 
-    def __init__(self, inputs: Vocabulary, targets: Vocabulary, few_shot: FewShotPolicy):
+    Args:
+      inputs, targets: vocabularies.
+      few_shot: exemplars of few-shot prompts.
+      by_default: whether what is added gives way to what is registered explicitly.
+    """
+
+    def __init__(
+        self,
+        inputs: Vocabulary,
+        targets: Vocabulary,
+        few_shot: FewShotPolicy,
+        *,
+        by_default: bool = False,
+    ):
         self._vocabularies = {"inputs": inputs, "targets": targets}
         self._few_shot = few_shot
+        self._by_default = by_default
+        self._names = (repr(inputs), repr(targets))
 
     @functools.cached_property
     def _output_features(self) -> dict[str, Any]:
@@ -132,25 +137,58 @@ class _Builder:
             for name, vocabulary in self._vocabularies.items()
         }
 
-    def add_task(self, name: str, task_name: str, variants: Mapping[str, float]) -> seqio.Task:
+    def add_with_variants(self, task: TaskDefinition) -> seqio.Task:
+        """Adds `task` and its variants; returns the former."""
+        for variant in task.variants():
+            self.add_task(f"{task.name}_{variant}", task, {variant: 1.0})
+        return self.add_task(task.name, task, task.default_variants())
+
+    def add_mixture(self, mixture: MixtureDefinition) -> seqio.Mixture:
+        """Adds a mixture and the tasks it is made of."""
         import seqio
 
-        binding = _Binding(
-            task_name,
-            tuple(sorted(variants.items())),
-            repr(self._vocabularies["inputs"]),
-            repr(self._vocabularies["targets"]),
-            self._few_shot,
-        )
+        members = {}
+        for task in mixture.tasks():
+            weights = {v: w for v, w in mixture.variants_of(task).items() if w}
+            member, weights = _member(mixture.name, task, weights)
+            self.add_task(member, task, weights)
+            members[member] = task.name
+        name = mixture.name
+        if name in seqio.MixtureRegistry.names():
+            known = _MIXTURES.get(name)
+            # A default one holds the tasks that have just been replaced.
+            replaced = known is not None and known[1] and not self._by_default
+            if known is not None and known[0] == (mixture, tuple(members)) and not replaced:
+                return seqio.MixtureRegistry.get(name)
+            if known is None or not known[1] or self._by_default:
+                raise _taken(name, "mixture")
+            seqio.MixtureRegistry.remove(name)
         if name in seqio.TaskRegistry.names():
-            if _TASKS.get(name) != binding:
+            raise _taken(name, "task")
+        _MIXTURES[name] = ((mixture, tuple(members)), self._by_default)
+        proportions = mixture.proportions()
+        rates = [(member, proportions[task]) for member, task in members.items()]
+        return seqio.MixtureRegistry.add(name, rates)
+
+    def add_task(
+        self, name: str, task: TaskDefinition, variants: Mapping[str, float]
+    ) -> seqio.Task:
+        """Adds SeqIO task `name`, which draws `variants` of `task`."""
+        import seqio
+
+        binding = _Binding(task.name, tuple(sorted(variants.items())), *self._names, self._few_shot)
+        if name in seqio.TaskRegistry.names():
+            known = _TASKS.get(name)
+            if known is not None and known[0] == binding:
+                _TASKS[name] = (binding, known[1] and self._by_default)
+                return seqio.TaskRegistry.get(name)
+            if known is None or not known[1] or self._by_default:
                 raise _taken(name, "task")
-            return seqio.TaskRegistry.get(name)
+            seqio.TaskRegistry.remove(name)
         if name in seqio.MixtureRegistry.names():
             raise _taken(name, "mixture")
-        task = get_task(task_name)
-        mixture = MixtureDefinition(name, {task_name: 1.0}, dict(variants))
-        _TASKS[name] = binding
+        mixture = MixtureDefinition(name, {task.name: 1.0}, dict(variants))
+        _TASKS[name] = (binding, self._by_default)
         source: Any = DrawSource(task)  # SeqIO's protocol has more than SeqIO asks for
         return seqio.TaskRegistry.add(
             name,
@@ -166,6 +204,20 @@ class _Builder:
             # `Schedule` shuffles whole tasks; SeqIO's buffer of examples would only cost memory.
             shuffle_buffer_size=None,
         )
+
+
+def _member(
+    mixture: str, task: TaskDefinition, weights: Mapping[str, float]
+) -> tuple[str, Mapping[str, float]]:
+    """Name and weights of a mixture's member; under one name they are always the same."""
+    own = task.default_variants()
+    scale = sum(own.values()) / sum(weights.values())
+    if all(math.isclose(weights.get(v, 0.0) * scale, w) for v, w in own.items()):
+        return task.name, own
+    if len(weights) == 1:
+        (variant,) = weights
+        return f"{task.name}_{variant}", {variant: 1.0}
+    return f"{mixture}:{task.name}", weights
 
 
 class DrawSource:
@@ -246,14 +298,17 @@ class _Renderer:
         import tensorflow as tf
 
         render = self._render_function(sequence_length)
-        names = ("inputs", "targets", "answer", "options", "variant", "index", "epoch", "template")
-        types = [tf.string] * 5 + [tf.int64] * 3
+        texts = ("inputs", "targets", "answer", "answer_text", "variant", "row_id")
+        lists = ("options", "option_texts", "references")
+        numbers = ("index", "epoch", "template")
+        names = (*texts, *lists, *numbers)
+        types = [tf.string] * len((*texts, *lists)) + [tf.int64] * len(numbers)
 
         def to_features(number: tf.Tensor, draw: dict[str, tf.Tensor]) -> dict[str, Any]:
             arguments = [number, *(draw[k] for k in ("offset", "rows", "seed", "split", "shuffle"))]
             features = dict(zip(names, tf.numpy_function(render, arguments, types), strict=True))
             for name, value in features.items():
-                value.set_shape([None] if name == "options" else [])
+                value.set_shape([None] if name in lists else [])
             return {**features, "task": self._task.name, "split": draw["split"]}
 
         return dataset.enumerate().map(to_features)
@@ -288,14 +343,22 @@ class _Renderer:
                 example.inputs.encode(),
                 example.targets.encode(),
                 example.answer.encode(),
-                np.asarray([option.encode() for option in example.options], object),
+                example.answer_text.encode(),
                 example.variant.encode(),
+                example.row_id.encode(),
+                _encoded(example.options),
+                _encoded(example.option_texts),
+                _encoded(example.references),
                 np.int64(example.index),
                 np.int64(example.epoch),
                 np.int64(example.template),
             )
 
         return render
+
+
+def _encoded(texts: Sequence[str]) -> np.ndarray:
+    return np.asarray([text.encode() for text in texts], object)
 
 
 def tokenize_natively(
@@ -339,23 +402,23 @@ def _postprocess(
 
     if not is_target or example is None:
         return text
-    split, index = example["split"].decode(), int(example["index"])
-    answer = example["answer"].decode()
-    fields = task.fields(split, index)
-    texts = tuple(fields.get("options") or ())
+
+    def texts(name: str) -> tuple[str, ...]:
+        return tuple(text.decode() for text in example[name])
+
     return Request(
-        id=f"{task.name}/{index}",
+        id=f"{task.name}/{int(example['index'])}",
         task=task.name,
         cluster=task.cluster,
         held_out=task.held_out,
         metrics=task.metrics,
         prompt=example["inputs_pretokenized"].decode(),
         target=example["targets_pretokenized"].decode(),
-        answer=answer,
-        references=(answer,) if texts else tuple(fields.get("answers") or (answer,)),
-        options=tuple(option.decode() for option in example["options"]),
-        option_texts=texts,
-        answer_text=fields["answer"],
+        answer=example["answer"].decode(),
+        answer_text=example["answer_text"].decode(),
+        options=texts("options"),
+        option_texts=texts("option_texts"),
+        references=texts("references"),
         tokens=tuple(int(token) for token in example["inputs"]),
     )
 

@@ -10,23 +10,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flan_jax.mixing import MixtureDefinition, define_mixture, register_deferred_mixture
+from flan_jax.realised import missing_data
 from flan_jax.sources.base import SourceMissingError
-from flan_jax.sources.files import FileSource
 from flan_jax.sources.folder import ENVIRONMENT_VARIABLE, data_folder
-from flan_jax.sources.natural_instructions import NaturalInstructionsSource
-from flan_jax.tasks import TaskDefinition, all_tasks
+from flan_jax.tasks import TaskDefinition, registered_tasks
 
 # Most examples a task counts as, unless it has a cap of its own: as many rows as Flan 2021 takes of
 # any dataset (Wei et al., 2022).
 CAP = 30_000
-
-
-def is_present(task: TaskDefinition) -> bool:
-    """Whether the files of the task's training rows are there; generated rows always are."""
-    source = task.source
-    if isinstance(source, FileSource | NaturalInstructionsSource):
-        return all(path.is_file() for path in source.paths())
-    return True
 
 
 def present_mixture(
@@ -48,7 +39,7 @@ def present_mixture(
       SourceMissingError: there are no data for any of them; says what to do.
     """
     candidates = [task for task in tasks if not task.held_out]
-    rates = {task.name: _rate(task, size) for task in candidates if is_present(task)}
+    rates = {task.name: _rate(task, size) for task in candidates if missing_data(task) is None}
     rates = {task: rate for task, rate in rates.items() if rate > 0}
     if not rates:
         raise SourceMissingError(
@@ -77,7 +68,7 @@ def register_present_mixture(
 
     @functools.cache
     def made_for(folder: Path) -> MixtureDefinition:
-        tasks = [task for task in all_tasks() if task.group in groups]
+        tasks = [task for task in registered_tasks() if task.group in groups]
         return present_mixture(name, tasks, size=size, description=description)
 
     register_deferred_mixture(name, lambda: made_for(data_folder()), description=description)

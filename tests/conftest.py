@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flan_jax import mixing, tasks
 from tests.tiny_runs import Runner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,39 @@ def test_data() -> Path:
     if folder is None:
         pytest.skip("real test data not found: set FLAN_JAX_TEST_DATA to its folder")
     return folder
+
+
+# Where tasks and mixtures are kept, defined and announced.
+_REGISTRIES = (
+    *((tasks, name) for name in ("_TASKS", "_ALIASES", "_DEFERRED")),
+    *((mixing, name) for name in ("_MIXTURES", "_DEFERRED", "_ANNOUNCED")),
+)
+
+
+@pytest.fixture
+def empty_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the length of a test nothing is registered."""
+    for module, name in _REGISTRIES:
+        monkeypatch.setattr(module, name, {})
+
+
+@pytest.fixture
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it; what was there before stays."""
+    import flan_jax.mixtures  # noqa: F401
+
+    tasks.all_tasks()
+    mixing.deferred_mixtures()
+    for module, name in _REGISTRIES:
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+
+
+@pytest.fixture(scope="session")
+def seqio_loaded() -> None:
+    """SeqIO is imported, and has our tasks, before a test puts registries of its own in place."""
+    import seqio  # noqa: F401
+
+    import flan_jax.mixtures  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_the_page_is_short_and_has_every_file():
 def test_the_task_passes_its_check(folder: Path):
     done = run(folder, [*commands()[0], "--format", "json"])
     assert done.returncode == 0, done.stderr
-    (report,) = json.loads(done.stdout)
+    (report,) = json.loads(done.stdout)["tasks"]
     assert report["ok"] and report["task"] == "capitals" and report["rows"] == 3
     assert {finding["severity"] for finding in report["findings"]} == {"note"}
 

@@ -104,8 +104,9 @@ def help_text(*arguments: str) -> str:
 @cache
 def known_flags() -> frozenset[str]:
     texts = [help_text(), *(help_text(name) for name in COMMANDS)]
-    texts += [help_text("tasks", name) for name in ("list", "show", "sample", "check", "mixtures")]
-    texts += [help_text("data", "status")]
+    texts += [help_text("tasks", name) for name in ("list", "show", "sample", "check", "overlap")]
+    texts += [help_text("mixture", name) for name in ("list", "show")]
+    texts += [help_text("data", name) for name in ("status", "fetch")]
     return frozenset(flag for text in texts for flag in re.findall(r"(?<![\w-])--?\w+", text))
 
 
@@ -134,7 +135,7 @@ def test_a_configured_command_passes_all_checks(
 
 def test_every_mixture_in_a_command_is_registered():
     listed = subprocess.run(
-        [sys.executable, "-m", "flan_jax", "tasks", "mixtures", "--format", "json"],
+        [sys.executable, "-m", "flan_jax", "mixture", "list", "--format", "json"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -162,7 +163,7 @@ def test_every_mixture_in_a_command_is_registered():
 def test_commands_exist_and_their_arguments_parse(command: list[str]):
     assert command[0] in COMMANDS
     module = importlib.import_module(COMMANDS[command[0]].module)
-    if command[0] in ("tasks", "data") and len(command) > 1:
+    if command[0] in ("tasks", "mixture", "data") and len(command) > 1:
         module.parser().parse_args(command[1:])
     flags = {word.split("=")[0] for word in command if word.startswith("--")}
     shown = help_text(*command[:1])

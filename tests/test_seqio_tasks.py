@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from flan_jax import mixing, seqio_tasks, tasks
+from flan_jax import seqio_tasks, tasks
 from flan_jax.data.examples import ExampleMaker, encode_with_eos
 from flan_jax.data.schedule import Draw, Schedule
 from flan_jax.data.vocabulary import SentencePieceVocabulary
@@ -28,7 +28,8 @@ from flan_jax.sources.procedural import ProceduralSource
 from flan_jax.tasks import TaskDefinition, get_task, register_task
 
 pytestmark = pytest.mark.slow  # importing SeqIO takes about 8 s
-LENGTHS = {"inputs": 96, "targets": 24}
+# Long enough for one exemplar: without any, a few-shot prompt is a zero-shot one.
+LENGTHS = {"inputs": 200, "targets": 24}
 COLOURS = ["red", "blue", "green", "white"]
 TEMPLATES = """
 templates:
@@ -66,13 +67,16 @@ def vocabulary(tmp_path_factory) -> SentencePieceVocabulary:
 
 
 @pytest.fixture(autouse=True)
-def _registries(monkeypatch, tmp_path):
+def _registries(empty_registries, monkeypatch, tmp_path):
     """Empty registries, ours and SeqIO's, with tasks of 23 rows, 7 rows and without end."""
     import seqio
 
-    for module, name in ((tasks, "_TASKS"), (mixing, "_MIXTURES"), (seqio_tasks, "_TASKS"),
-                         (seqio_tasks, "_MIXTURES"), (seqio.TaskRegistry, "_REGISTRY"),
-                         (seqio.MixtureRegistry, "_REGISTRY")):  # fmt: skip
+    for module, name in (
+        (seqio_tasks, "_TASKS"),
+        (seqio_tasks, "_MIXTURES"),
+        (seqio.TaskRegistry, "_REGISTRY"),
+        (seqio.MixtureRegistry, "_REGISTRY"),
+    ):
         monkeypatch.setattr(module, name, {})
     path = tmp_path / "templates.yaml"
     path.write_text(TEMPLATES, encoding="utf-8")
@@ -204,11 +208,21 @@ def test_a_mixture_s_examples_are_its_tasks_own(vocabulary):
 def test_a_mixture_s_own_policy_of_variants_is_kept_apart(vocabulary):
     import seqio
 
-    register_mixture("m", ["colour", "sums"], variants={"zs_opt": 1.0})
+    register_mixture("m", ["colour", "sums"], variants={"zs_opt": 3.0, "zs_noopt": 1.0})
     mixture = seqio_tasks.register("m", vocabulary)
-    assert {task.name for task in mixture.tasks} == {"m:colour", "m:sums"}
+    # Without options both are the same, and a variant alone is a task of its own.
+    assert {task.name for task in mixture.tasks} == {"m:colour", "sums_zs_noopt"}
     variants = {e["variant"].decode() for e in _read(seqio.TaskRegistry.get("m:colour"))}
-    assert variants == {"zs_opt"}
+    assert variants == {"zs_opt", "zs_noopt"}
+    register_mixture("one", ["colour", "sums"], variants={"zs_opt": 1.0})
+    names = {task.name for task in seqio_tasks.register("one", vocabulary).tasks}
+    assert names == {"colour_zs_opt", "sums_zs_noopt"}
+    own = {"zs_opt": 2.0, "zs_noopt": 2.0, "fs_opt": 2.0, "fs_noopt": 2.0}
+    register_mixture("alike", ["colour", "sums"], variants=own)
+    assert {task.name for task in seqio_tasks.register("alike", vocabulary).tasks} == {
+        "colour",
+        "sums",
+    }
     plain = _read(seqio_tasks.register("colour", vocabulary))
     assert {e["variant"].decode() for e in plain} >= {"fs_opt", "zs_noopt"}
 

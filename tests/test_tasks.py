@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
 
 from flan_jax import tasks
+from flan_jax.draws import Draws
 from flan_jax.errors import UserError
 from flan_jax.sources.base import SourceError
 from flan_jax.sources.procedural import ProceduralSource
 from flan_jax.tasks import TaskDefinition, UnknownTaskError, all_tasks, get_task, register_task
 
-
-@pytest.fixture(autouse=True)
-def _empty_registry(monkeypatch):
-    monkeypatch.setattr(tasks, "_TASKS", {})
+pytestmark = pytest.mark.usefixtures("empty_registries")
 
 
 def _row(draws):
@@ -96,3 +95,174 @@ def test_an_answer_that_is_no_text_is_refused(answer):
 def test_variants_follow_from_options():
     assert _task("a").variants() == ("zs_noopt", "fs_noopt")
     assert _task("a", has_options=True).variants() == ("zs_opt", "zs_noopt", "fs_opt", "fs_noopt")
+
+
+def test_variants_follow_from_styles():
+    cot = _task("a", styles=("cot", "inverted"))
+    assert cot.variants() == ("zs_cot", "zs_inverted", "fs_cot", "fs_inverted")
+    both = _task("a", styles=("direct", "cot"), has_options=True)
+    shots = [("zs_opt", "zs_noopt", "zs_cot"), ("fs_opt", "fs_noopt", "fs_cot")]
+    assert both.variants() == shots[0] + shots[1]
+
+
+def test_unknown_styles_are_refused():
+    with pytest.raises(UserError, match=r"task a: unknown style 'inverse' .*mean 'inverted'"):
+        _task("a", styles=("direct", "inverse"))
+
+
+DIRECT, OPTIONS, COT = ({}, {"has_options": True}, {"styles": ("cot", "inverted")})
+
+
+@pytest.mark.parametrize(
+    ("task", "stand_ins"),
+    [
+        (OPTIONS, {"zs_opt": "zs_opt", "fs_noopt": "fs_noopt", "zs_cot": "zs_noopt"}),
+        (DIRECT, {"zs_opt": "zs_noopt", "fs_opt": "fs_noopt", "fs_cot": "fs_noopt"}),
+        (COT, {"zs_opt": "zs_cot", "zs_noopt": "zs_cot", "fs_opt": "fs_cot", "fs_noopt": "fs_cot"}),
+        (COT, {"zs_inverted": "zs_inverted", "fs_inverted": "fs_inverted"}),
+        (DIRECT, {"zs_inverted": None, "fs_inverted": None}),
+        ({"styles": ("inverted",)}, {"zs_opt": None, "zs_cot": None, "fs_noopt": None}),
+    ],
+)
+def test_a_variant_that_makes_no_difference_stands_for_another(task, stand_ins):
+    made = _task("a", **task)
+    assert {variant: made.stand_in(variant) for variant in stand_ins} == stand_ins
+    for variant, found in stand_ins.items():
+        if found is None:
+            with pytest.raises(UserError, match=f"a has no variant {variant}, only [zf]s_"):
+                made.resolve_variant(variant)
+        else:
+            assert made.resolve_variant(variant) == found
+
+
+def test_default_weights_are_equal_but_for_inverted_prompts():
+    assert _task("a", has_options=True).default_variants() == dict.fromkeys(
+        ("zs_opt", "zs_noopt", "fs_opt", "fs_noopt"), 1.0
+    )
+    assert _task("a", styles=("cot", "inverted")).default_variants() == {
+        "zs_cot": 1.0, "zs_inverted": 0.3, "fs_cot": 1.0, "fs_inverted": 0.3,
+    }  # fmt: skip
+
+
+SECTIONS = """
+templates: [{inputs: "plain {{ answer }}", targets: "{{ answer }}"}]
+cot: [{inputs: "why", targets: "{{ answer }}"}]
+cot_few_shot: [{inputs: "short why", targets: "{{ answer }}"}]
+inverted: [{inputs: "{{ answer }}", targets: "{{ question }}"}]
+"""
+
+
+def test_each_variant_has_its_section_and_few_shot_patterns_where_there_are_any(tmp_path):
+    path = tmp_path / "sections.yaml"
+    path.write_text(SECTIONS)
+    task = _task("a", template_file=path, styles=("direct", "cot", "inverted"))
+    found = {variant: task.templates_of(variant)[0].inputs for variant in task.variants()}
+    plain, back = "plain {{ answer }}", "{{ answer }}"
+    assert found == {
+        "zs_noopt": plain, "zs_cot": "why", "zs_inverted": back,
+        "fs_noopt": plain, "fs_cot": "short why", "fs_inverted": back,
+    }  # fmt: skip
+    assert list(task.sections()) == ["templates", "cot", "cot_few_shot", "inverted"]
+    assert dataclasses.replace(task, styles=("cot",)).templates()[0].inputs == "why"
+
+
+def test_what_is_drawn_anew_follows_from_the_draws():
+    def cut(fields, draws):
+        return {**fields, "cut": draws.below(10**9)}
+
+    task = _task("a", draw_fields=cut)
+    once = task.fields("train", 3)["cut"]
+    assert task.fields("train", 3)["cut"] == once
+    assert task.fields("train", 4)["cut"] != once
+    assert task.fields("train", 3, Draws(1))["cut"] == Draws(1).below(10**9) != once
+
+
+def test_the_size_is_the_published_one_else_the_source_s():
+    source = ProceduralSource("toy", _row, {"train": 40})
+    assert _task("a", source=source).train_size() == 40
+    assert _task("a", source=source, num_train=7).train_size() == 7
+    assert _task("a").train_size() is None
+
+
+def test_aliases_are_other_names():
+    task = register_task(_task("rte", aliases=("glue_rte", "super_glue_rte")))
+    assert get_task("glue_rte") is get_task("super_glue_rte") is task
+    assert tasks.is_task("glue_rte") and tasks.known_names() == [
+        "glue_rte",
+        "rte",
+        "super_glue_rte",
+    ]
+    assert [found.name for found in all_tasks()] == ["rte"]
+    with pytest.raises(UnknownTaskError, match="did you mean 'glue_rte'"):
+        get_task("gleu_rte")
+
+
+def test_an_alias_is_not_taken_twice():
+    register_task(_task("rte", aliases=("glue_rte",)))
+    with pytest.raises(UserError, match="task 'other': 'glue_rte' is another name of rte"):
+        register_task(_task("other", aliases=("glue_rte",)))
+    with pytest.raises(UserError, match="task 'glue_rte': this is another name of rte"):
+        register_task(_task("glue_rte"))
+
+
+MODULE = """
+from pathlib import Path
+from flan_jax.sources.procedural import ProceduralSource
+from flan_jax.tasks import TaskDefinition, register_task
+register_task(TaskDefinition(
+    "{name}", "{group}", "c", ProceduralSource("{name}", dict), Path("t.yaml"), "MIT",
+    aliases=("{name}_alias",),
+))
+"""
+
+
+@pytest.fixture
+def announced(tmp_path, monkeypatch):
+    """Two modules whose tasks are announced; neither is imported."""
+    for name in ("deferred_one", "deferred_two"):
+        (tmp_path / f"{name}.py").write_text(MODULE.format(name=f"{name}_task", group=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    tasks.register_deferred_tasks(
+        {
+            f"{name}_task{alias}": name
+            for name in ("deferred_one", "deferred_two")
+            for alias in ("", "_alias")
+        }
+    )
+
+
+@pytest.mark.parametrize("asked", ["deferred_one_task", "deferred_one_task_alias"])
+def test_asking_for_a_task_imports_its_module_alone(announced, asked):
+    assert tasks.is_task(asked) and tasks.registered_tasks() == ()
+    assert not {"deferred_one", "deferred_two"} & sys.modules.keys()
+    assert get_task(asked).group == "deferred_one"
+    assert "deferred_one" in sys.modules and "deferred_two" not in sys.modules
+    assert [task.name for task in tasks.registered_tasks()] == ["deferred_one_task"]
+
+
+def test_all_tasks_are_those_announced_too(announced):
+    assert [task.name for task in all_tasks()] == ["deferred_one_task", "deferred_two_task"]
+    assert [t.name for t in tasks.registered_tasks("deferred_two")] == ["deferred_two_task"]
+
+
+def test_unknown_names_are_compared_with_announced_ones_without_an_import(announced):
+    with pytest.raises(UnknownTaskError, match="did you mean 'deferred_two_task'"):
+        get_task("deferred_tow_task")
+    assert not {"deferred_one", "deferred_two"} & sys.modules.keys()
+
+
+@pytest.mark.parametrize(
+    "own", [{"name": "deferred_one_task"}, {"name": "own", "aliases": ("deferred_one_task_alias",)}]
+)
+def test_an_announced_name_is_taken(announced, own):
+    with pytest.raises(UserError, match=r"is registered already|is another name of deferred_one"):
+        register_task(_task(**own))
+
+
+def test_a_list_of_names_that_is_out_of_date_is_told(announced):
+    tasks.register_deferred_tasks({"gone": "deferred_one"})
+    with pytest.raises(UnknownTaskError, match="'gone' was announced for deferred_one, which does"):
+        get_task("gone")
+    tasks.withdraw_deferred_tasks()
+    assert not tasks.is_task("gone") and tasks.is_task("deferred_one_task")

@@ -12,13 +12,8 @@ from pathlib import Path
 from flan_jax.errors import UserError
 from flan_jax.suggestions import did_you_mean
 
-HOUSE_MODULES = (
-    "flan_jax.mixtures.micro",
-    "flan_jax.mixtures.cot",
-    "flan_jax.mixtures.gsm8k",
-    "flan_jax.mixtures.niv2",
-    "flan_jax.mixtures.real",
-)
+# Announces all of them; each is defined when asked for.
+HOUSE_MODULE = "flan_jax.mixtures"
 
 
 def load_content(modules: Sequence[str] = ()) -> None:
@@ -30,8 +25,7 @@ def load_content(modules: Sequence[str] = ()) -> None:
     Raises:
       UserError: a module is not found, or fails when imported.
     """
-    for module in HOUSE_MODULES:
-        importlib.import_module(module)
+    importlib.import_module(HOUSE_MODULE)
     if modules:
         # Last on the path, so that nothing in the current folder hides an installed package.
         here = str(Path.cwd())

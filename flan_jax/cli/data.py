@@ -1,6 +1,7 @@
-"""`flan-jax data status`: which datasets are in the data folder.
+"""`flan-jax data`: which datasets are in the data folder, and fetching those that are not.
 
 flan-jax data status --data_dir ~/data
+flan-jax data fetch gsm8k
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from flan_jax.cli import data_fetch
 from flan_jax.cli.tables import FORMATS, print_json, print_table
 from flan_jax.errors import UserError
 
-HELP = "tell which datasets are in the data folder"
+HELP = "fetch datasets, and tell which are in the data folder"
 STYLES = {"found": "green", "missing": "yellow"}
 
 
@@ -73,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--data_dir", help="the data folder (default: FLAN_JAX_DATA, else ./data)")
     one.add_argument("--format", choices=FORMATS, default="auto", help="default: auto")
     one.set_defaults(run=status)
+    two = commands.add_parser("fetch", help=data_fetch.HELP)
+    data_fetch.add_arguments(two)
+    two.set_defaults(run=data_fetch.run)
     return top
 
 

@@ -23,7 +23,7 @@ from flan_jax.errors import UserError
 
 # Modules whose configurables gin files may name.
 CONFIGURABLE_MODULES = (
-    "flan_jax.data.vocabulary",
+    "flan_jax.data.configurables",
     "flan_jax.data.reader",
     "flan_jax.objectives.span_corruption",
     "flan_jax.models.t5",

@@ -42,7 +42,8 @@ COMMANDS = {
     "eval": Command("flan_jax.cli.eval", "evaluate a checkpoint under a protocol"),
     "infer": Command("flan_jax.cli.infer", "generate answers with a checkpoint"),
     "tasks": Command("flan_jax.cli.tasks", "list, show and check tasks and mixtures"),
-    "data": Command("flan_jax.cli.data", "tell which datasets are in the data folder"),
+    "mixture": Command("flan_jax.cli.mixture", "list mixtures; show shares, repeats and hash"),
+    "data": Command("flan_jax.cli.data", "fetch datasets, and tell which are in the data folder"),
     "doctor": Command("flan_jax.cli.doctor", "check this machine and installation"),
 }
 

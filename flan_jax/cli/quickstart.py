@@ -64,7 +64,9 @@ def _run(command: GinCommand) -> int:
     initial = command.config.resolve(command.config.values()["INITIAL_CHECKPOINT_PATH"])
     print("1/3  The base model answers", flush=True)
     base = RestoreCheckpointConfig(initial)
-    before = run_configured(evaluate, restore_checkpoint_cfg=base, show=False)
+    # Both are judged by what the second was trained on, so that they can be compared.
+    mixture = command.config.resolve(command.config.values()["MIXTURE_OR_TASK_NAME"])
+    before = run_configured(evaluate, restore_checkpoint_cfg=base, trained_on=mixture, show=False)
     print("2/3  Finetuning", flush=True)
     result = run_configured(train)
     if not result.finished:
@@ -72,7 +74,9 @@ def _run(command: GinCommand) -> int:
         return 0
     print("3/3  The finetuned model answers", flush=True)
     finetuned = RestoreCheckpointConfig(result.checkpoint)
-    after = run_configured(evaluate, restore_checkpoint_cfg=finetuned, show=False)
+    after = run_configured(
+        evaluate, restore_checkpoint_cfg=finetuned, trained_on=mixture, show=False
+    )
     facts = _facts(command, result.parameter_hash, time.monotonic() - started)
     report = _report(folder, before, after, command.text, facts)
     _print_table(before, after)

@@ -1,4 +1,4 @@
-"""`flan-jax tasks list`, `show` and `mixtures`."""
+"""`flan-jax tasks list` and `show`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 from flan_jax.cli.tables import print_json, print_table
 from flan_jax.errors import UserError
-from flan_jax.mixing import MixtureDefinition, all_mixtures, deferred_mixtures, get_mixture
-from flan_jax.sources.base import SourceError, SourceMissingError
+from flan_jax.sources.base import SourceMissingError
 from flan_jax.sources.natural_instructions import NaturalInstructionsSource
 from flan_jax.suggestions import did_you_mean
 from flan_jax.tasks import TaskDefinition, all_tasks, get_task
@@ -20,22 +19,27 @@ _SHOWN = 200  # characters of a field's value
 
 def summary(task: TaskDefinition) -> dict[str, Any]:
     """What a listing says about a task; reads its templates but no data."""
-    templates = task.templates()
+    templates = {section: len(found) for section, found in task.sections().items()}
     return {
         "name": task.name,
         "group": task.group,
         "cluster": task.cluster,
         "source": task.source.kind,
         "licence": task.licence,
-        "templates": len(templates),
+        "templates": sum(templates.values()),
+        "templates_by_section": templates,
         "held_out": task.held_out,
         "languages": list(task.languages),
         "splits": list(task.source.splits()),
+        "train_examples": task.num_train,
+        "cap": task.cap,
         "variants": list(task.variants()),
         "options": task.has_options,
-        "cot": task.section == "cot",
+        "cot": "cot" in task.styles,
         "tags": list(task.tags),
         "metrics": list(task.metrics),
+        "aliases": list(task.aliases),
+        "homepage": task.homepage,
         "description": task.description,
     }
 
@@ -118,8 +122,14 @@ def details(task: TaskDefinition) -> dict[str, Any]:
         found["missing"] = str(error)
     found["template_file"] = task.template_file.name
     found["templates"] = [
-        {"inputs": t.inputs, "targets": t.targets, "needs_options": t.needs_options}
-        for t in task.templates()
+        {
+            "section": section,
+            "inputs": t.inputs,
+            "targets": t.targets,
+            "needs_options": t.needs_options,
+        }
+        for section, members in task.sections().items()
+        for t in members
     ]
     return found
 
@@ -156,60 +166,3 @@ def show_task(arguments: argparse.Namespace) -> int:
         needs = "  (only with options shown)" if template["needs_options"] else ""
         print(f"  {position}: {template['inputs']!r} -> {template['targets']!r}{needs}")
     return 0
-
-
-def _mixture(mixture: MixtureDefinition) -> dict[str, Any]:
-    return {
-        "name": mixture.name,
-        "tasks": len(mixture.rates),
-        "description": mixture.description,
-        "missing": None,
-        "variants": dict(mixture.variants),
-        "proportions": mixture.proportions(),
-    }
-
-
-def _all_mixtures() -> list[dict[str, Any]]:
-    """All mixtures by name; those without data have no tasks, and `missing` says why."""
-    found = [_mixture(mixture) for mixture in all_mixtures()]
-    for name, description in deferred_mixtures().items():
-        try:
-            found.append(_mixture(get_mixture(name)))
-        except SourceError as error:
-            missing = {"name": name, "tasks": 0, "description": description}
-            found.append({**missing, "missing": str(error), "variants": {}, "proportions": {}})
-    return sorted(found, key=lambda mixture: mixture["name"])
-
-
-def list_mixtures(arguments: argparse.Namespace) -> int:
-    """Prints all mixtures, or the tasks of one and how often each is drawn."""
-    if arguments.name is not None:
-        one = _mixture(get_mixture(arguments.name))
-        if arguments.format == "json":
-            print_json(one)
-            return 0
-        rows = [(task, f"{100 * share:.3f}%") for task, share in one["proportions"].items()]
-        print_table(("task", "share"), rows, format=arguments.format)
-        return 0
-    found = _all_mixtures()
-    if arguments.format == "json":
-        print_json(found)
-        return 0
-    rows = [
-        (
-            mixture["name"],
-            "missing" if mixture["missing"] else str(mixture["tasks"]),
-            _largest(mixture["proportions"]),
-            mixture["description"],
-        )
-        for mixture in found
-    ]
-    columns = ("mixture", "tasks", "largest shares", "description")
-    print_table(columns, rows, format=arguments.format, styles=STYLES)
-    return 0
-
-
-def _largest(proportions: dict[str, float], count: int = 3) -> str:
-    ordered = sorted(proportions.items(), key=lambda item: (-item[1], item[0]))
-    parts = [f"{name} {100 * share:.1f}%" for name, share in ordered[:count]]
-    return ", ".join(parts) + (", …" if len(ordered) > count else "")

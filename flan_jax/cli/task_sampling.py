@@ -1,4 +1,4 @@
-"""`flan-jax tasks sample` and `check`: what a model would read, and whether it is sound."""
+"""`flan-jax tasks sample`: what a model would read."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flan_jax.cli.tables import print_json, print_table
+from flan_jax.cli.tables import print_json
 from flan_jax.draws import Draws
 from flan_jax.errors import UserError
 from flan_jax.mixing import MixtureDefinition, get_mixture
 from flan_jax.prompts.fewshot import FewShotPolicy, draw_exemplars
-from flan_jax.prompts.linter import LintReport, lint
 from flan_jax.prompts.render import Example, render
+from flan_jax.realised import realise
 from flan_jax.sources.base import check_split
 from flan_jax.sources.folder import locate
 from flan_jax.tasks import TaskDefinition, get_task
 
 T5_VOCABULARY = Path("t5_vocab") / "spiece.model"
-STYLES = {"problem": "bold red", "note": "yellow", "ok": "green"}
 
 
 @dataclass(frozen=True)
@@ -87,21 +86,25 @@ def examples(arguments: argparse.Namespace, counter: TokenCounter) -> Iterator[E
     """The examples asked for, the same ones for the same arguments."""
     policy = FewShotPolicy(max_tokens=arguments.inputs_length)
     mixture = get_mixture(arguments.name)
+    if arguments.allow_missing:
+        mixture = realise(mixture, allow_missing=True).mixture
     for task, number in _draw_tasks(mixture, arguments.number, arguments.seed):
         check_split(task.source, arguments.split)
-        if arguments.template is not None and not 0 <= arguments.template < len(task.templates()):
-            raise UserError(
-                f"--template {arguments.template}: {task.name} has templates 0 to "
-                f"{len(task.templates()) - 1}"
-            )
         for index in _indices(task, arguments.split, number, arguments.seed):
             key = Draws(arguments.seed, "variant", task.name, arguments.split, index, 0)
+            variant = task.resolve_variant(arguments.variant or mixture.draw_variant(task, key))
+            last = len(task.templates_of(variant)) - 1
+            if arguments.template is not None and not 0 <= arguments.template <= last:
+                raise UserError(
+                    f"--template {arguments.template}: {task.name} has templates 0 to {last} "
+                    f"for {variant}"
+                )
             yield render(
                 task,
                 arguments.split,
                 index,
                 seed=arguments.seed,
-                variant=arguments.variant or mixture.draw_variant(task, key),
+                variant=variant,
                 template=arguments.template,
                 few_shot=policy,
                 count_tokens=counter.count,
@@ -159,46 +162,3 @@ def sample(arguments: argparse.Namespace) -> int:
         print()
     print(f"{len(found)} examples; tokens by {counter.name}, the end of sequence included")
     return 0
-
-
-def check(arguments: argparse.Namespace) -> int:
-    """Checks tasks and prints all that was found; 1 if there are problems, else 0."""
-    tasks = {task.name: task for name in arguments.names for task in get_mixture(name).tasks()}
-    counter = token_counter(arguments.vocabulary)
-    lengths = {"inputs": arguments.inputs_length, "targets": arguments.targets_length}
-    reports = [
-        lint(
-            task,
-            rows_per_split=arguments.rows,
-            lengths=lengths,
-            count_tokens=counter.count if counter.exact else None,
-        )
-        for task in tasks.values()
-    ]
-    if arguments.format == "json":
-        print_json([_report(report) for report in reports])
-    else:
-        _print_reports(reports, counter, arguments.format)
-    return 1 if any(report.problems for report in reports) else 0
-
-
-def _report(report: LintReport) -> dict[str, Any]:
-    return {
-        "task": report.task,
-        "ok": not report.problems,
-        "rows": report.rows,
-        "prompts": report.prompts,
-        "findings": [vars(finding) for finding in report.findings],
-    }
-
-
-def _print_reports(reports: list[LintReport], counter: TokenCounter, format: str) -> None:
-    rows = []
-    for report in reports:
-        for finding in report.findings:
-            often = f" ({finding.count} times)" if finding.count > 1 else ""
-            rows.append((report.task, finding.severity, finding.where, finding.message + often))
-        if not report.problems:
-            looked = f"{report.rows} rows, {report.prompts} prompts"
-            rows.append((report.task, "ok", looked, f"tokens by {counter.name}"))
-    print_table(("task", "result", "where", "what"), rows, format=format, styles=STYLES)

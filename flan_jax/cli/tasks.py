@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
-from flan_jax.cli import task_listing, task_sampling
+from flan_jax.cli import task_checks, task_counts, task_listing, task_overlap, task_sampling
 from flan_jax.cli.content import load_content
 from flan_jax.cli.tables import FORMATS
 from flan_jax.prompts.render import VARIANTS
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _add_list(add)
     show = add("show", task_listing.show_task, "show all about one task")
     show.add_argument("name", help="the task")
+    add("counts", task_counts.counts, "count the Flan 2022 collection, beside Flan's own numbers")
     sample = add("sample", task_sampling.sample, "print rendered prompts and their lengths")
     sample.add_argument("name", help="a task or mixture")
     sample.add_argument("-n", "--number", type=_positive, default=5, help="how many (default: 5)")
@@ -85,15 +86,29 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--variant", choices=VARIANTS, help="default: drawn as in training")
     sample.add_argument("--template", type=int, help="position in the file (default: drawn)")
     sample.add_argument("--seed", type=int, default=0, help="default: 0")
+    sample.add_argument(
+        "--allow_missing", action="store_true", help="leave out tasks whose data are missing"
+    )
     _add_lengths(sample)
-    check = add("check", task_sampling.check, "check tasks; exit status 1 if there are problems")
-    check.add_argument("names", nargs="+", metavar="name", help="tasks or mixtures")
+    text = "check tasks and their templates; exit status 1 if not all is well"
+    check = add("check", task_checks.check, text)
+    check.add_argument("names", nargs="*", metavar="name", help="tasks or mixtures")
+    check.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        help="all tasks of a collection, such as muffin; may be given several times",
+    )
+    check.add_argument(
+        "--templates_only",
+        action="store_true",
+        help="check what needs no data: the templates and their wording",
+    )
     check.add_argument(
         "--rows", type=_positive, default=20, help="rows of each split to render (default: 20)"
     )
     _add_lengths(check)
-    mixtures = add("mixtures", task_listing.list_mixtures, "list mixtures and their proportions")
-    mixtures.add_argument("name", nargs="?", help="one mixture, with the share of each task")
+    task_overlap.add_arguments(add("overlap", task_overlap.overlap, task_overlap.HELP), _positive)
     return top
 
 

@@ -45,6 +45,7 @@ class ExampleMaker:
       few_shot: policy for few-shot variants; prompts are kept within the length of the inputs.
       objective: makes inputs and targets out of a text's tokens, for pre-training; None to learn
         the tasks' own targets.
+      missing: tasks that were left out because their data are not there, and why.
     """
 
     mixture: MixtureDefinition
@@ -55,6 +56,7 @@ class ExampleMaker:
     split: str = "train"
     few_shot: FewShotPolicy = field(default_factory=FewShotPolicy)
     objective: SpanCorruption | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Looked up now, to travel along to reader processes, whose registries are empty.

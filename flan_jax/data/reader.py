@@ -27,9 +27,10 @@ from flan_jax.data.seqio_reader import SeqioExamples, SeqioWindows, foreign_prov
 from flan_jax.data.vocabulary import Vocabulary
 from flan_jax.draws import Draws
 from flan_jax.errors import UserError
-from flan_jax.mixing import get_mixture
+from flan_jax.mixing import MixtureDefinition, get_mixture
 from flan_jax.objectives import SpanCorruption
 from flan_jax.prompts.fewshot import FewShotPolicy
+from flan_jax.realised import only, realise
 from flan_jax.sources.base import check_split
 
 Batch = dict[str, np.ndarray]
@@ -58,6 +59,7 @@ class DatasetConfig:
       objective: `@objectives.SpanCorruption()` to pre-train on the inputs' text; None to learn the
         tasks' own targets.
       num_workers: reader processes; 0 reads in a thread.
+      allow_missing: go on without the tasks whose data are not on this machine.
     """
 
     mixture_or_task_name: str
@@ -72,6 +74,7 @@ class DatasetConfig:
     few_shot: FewShotPolicy = FewShotPolicy()
     objective: SpanCorruption | None = None
     num_workers: int = 0
+    allow_missing: bool = False
 
     def __post_init__(self) -> None:
         if self.use_cached:
@@ -105,6 +108,7 @@ class DatasetConfig:
         Raises:
           UnknownTaskError: nothing has this name; with a suggestion.
           SourceError: a task has no such split.
+          MixtureMissingError: data of some tasks are missing, and `allow_missing` is not set.
         """
         lengths = dict(self.task_feature_lengths)
         seed = seed if self.seed is None else self.seed
@@ -116,11 +120,9 @@ class DatasetConfig:
                     "preprocessors: set objective to None and add the preprocessor to the task"
                 )
             return SeqioExamples(provider, inputs, targets, lengths, seed, self.split)
-        mixture = get_mixture(self.mixture_or_task_name)
-        for task in mixture.tasks():
-            check_split(task.source, self.split)
+        realised = realise(get_mixture(self.mixture_or_task_name), allow_missing=self.allow_missing)
         return ExampleMaker(
-            mixture,
+            _with_split(realised.mixture, self.split),
             inputs,
             targets,
             lengths,
@@ -128,7 +130,21 @@ class DatasetConfig:
             self.split,
             dataclasses.replace(self.few_shot, max_tokens=self.capacity[0]),
             self.objective,
+            realised.missing,
         )
+
+
+def _with_split(mixture: MixtureDefinition, split: str) -> MixtureDefinition:
+    """`mixture`; to measure on a split that some of its tasks lack, those that have it.
+
+    Raises:
+      SourceError: no task has the split, or one lacks `train`.
+    """
+    having = {task.name for task in mixture.tasks() if split in task.source.splits()}
+    if split == "train" or not having:
+        for task in mixture.tasks():
+            check_split(task.source, split)
+    return only(mixture, having)
 
 
 def _import(module: str) -> None:
@@ -160,12 +176,26 @@ def _window_rows(
     """The rows of window `number`, which holds `examples`, stacked: a worker process sends every
     array in shared memory of its own, too much for single rows.
     """
+    lengths = [(len(e.inputs), len(e.targets)) for e in examples]
+    groups = window_groups(config, lengths, seed, number)
+    rows = (
+        build_row([examples[i] for i in group], config.capacity, packed=config.pack)
+        for group in groups
+    )
+    return _stack(list(rows))
+
+
+def window_groups(
+    config: DatasetConfig, lengths: Sequence[tuple[int, int]], seed: int, number: int
+) -> list[list[int]]:
+    """Which examples of window `number` share a row, by position, row after row.
+
+    `lengths` has the (inputs, targets) length of each example, none above the config's.
+    """
     if not config.pack:
-        return _stack([build_row([e], config.capacity, packed=False) for e in examples])
-    groups = pack_best_fit([(len(e.inputs), len(e.targets)) for e in examples], config.capacity)
-    if config.shuffle:
-        groups = Draws(seed, "rows", number).shuffled(groups)
-    return _stack([build_row([examples[i] for i in group], config.capacity) for group in groups])
+        return [[position] for position in range(len(lengths))]
+    groups = pack_best_fit(lengths, config.capacity)
+    return Draws(seed, "rows", number).shuffled(groups) if config.shuffle else groups
 
 
 def _stack(rows: Sequence[Row]) -> Batch:

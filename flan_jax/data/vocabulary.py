@@ -1,7 +1,7 @@
 """Vocabularies without TensorFlow: SentencePiece and bytes, with the same ids as SeqIO's.
 
-Registered with gin under SeqIO's names, so `seqio.SentencePieceVocabulary` in a T5X gin file means
-this one. `to_seqio` gives SeqIO's own object where one is needed.
+`flan_jax.data.configurables` gives them SeqIO's names in gin files. `to_seqio` gives SeqIO's own
+object where one is needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
 import sentencepiece
 from sentencepiece.sentencepiece_model_pb2 import (
     ModelProto,  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
@@ -93,7 +92,6 @@ def _find(name: str) -> Path:
     )
 
 
-@gin.configurable(module="seqio")
 class SentencePieceVocabulary(Vocabulary):
     """A SentencePiece model and `extra_ids` sentinels after it.
 
@@ -147,7 +145,6 @@ class SentencePieceVocabulary(Vocabulary):
         return f"SentencePieceVocabulary({self.sentencepiece_model_file!r}, {self.extra_ids})"
 
 
-@gin.configurable(module="seqio")
 class ByteVocabulary(Vocabulary):
     """UTF-8 bytes after three special ids, as in ByT5 (Xue et al., 2022).
 

@@ -20,6 +20,7 @@ from flan_jax.evaluation.generation import GenerationEvaluator, Outcome, make_me
 from flan_jax.evaluation.protocol import EvalProtocol
 from flan_jax.evaluation.report import scores_table
 from flan_jax.evaluation.requests import plan, summarize
+from flan_jax.evaluation.trained_on import trained_on_of
 from flan_jax.files import write_atomically
 from flan_jax.models.encoder_decoder import EncoderDecoderModel
 from flan_jax.sharding import PjitPartitioner
@@ -33,6 +34,7 @@ def evaluate(
     evaluator: GenerationEvaluator,
     partitioner: PjitPartitioner,
     output_dir: str,
+    trained_on: str | tuple[str, ...] | list[str] | None = None,
     dry_run: bool = False,
     show: bool = True,
 ) -> list[Outcome]:
@@ -45,6 +47,8 @@ def evaluate(
       partitioner: mesh and rules.
       output_dir: where predictions, scores and config go. Run again with the same folder, what is
         answered already is not answered again.
+      trained_on: names of the mixtures that the checkpoint was finetuned on, where it does not say
+        so itself; what is called held out depends on it.
       dry_run: print what would be asked, load nothing.
       show: print the plan and the scores.
 
@@ -68,6 +72,7 @@ def evaluate(
         if jax.process_index() == 0:
             write_atomically(Path(output_dir) / "config.gin", operative_config_text())
         name, step = checkpoint_name(path)
+        trained = trained_on_of(path) if trained_on is None else trained_on
         outcomes = evaluator.run(
             model,
             params,
@@ -75,6 +80,7 @@ def evaluate(
             name,
             step,
             output_dir,
+            trained=trained,
             progress=progress_line(),
         )
     console = Console()

@@ -21,6 +21,7 @@ from flan_jax.evaluation.protocol import EvalProtocol
 from flan_jax.evaluation.requests import Request, plan
 from flan_jax.evaluation.scores import Scores, score
 from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.overlap.held_out import Trained, names_of
 from flan_jax.sharding import PjitPartitioner
 
 
@@ -74,6 +75,7 @@ class GenerationEvaluator:
         step: int,
         folder: Path | str,
         *,
+        trained: Trained = None,
         progress: Callable[[EvalProtocol, job.Progress], None] | None = None,
     ) -> list[Outcome]:
         """Answers and scores all protocols; call it on all processes, under the mesh.
@@ -85,12 +87,13 @@ class GenerationEvaluator:
           checkpoint: names the parameters in the store; what it holds is not generated again.
           step: the parameters' step.
           folder: where results are written.
+          trained: the mixtures that the parameters were trained on; None if not known.
           progress: told after every batch.
         """
         first = jax.process_index() == 0
         outcomes = []
         for protocol in self.protocols:
-            requests = plan(protocol, model.input_vocabulary, self.inputs_length)
+            requests = plan(protocol, model.input_vocabulary, self.inputs_length, trained=trained)
             predictions = answer_requests(
                 requests,
                 make_generate(params, protocol, batch_sharding),
@@ -105,7 +108,9 @@ class GenerationEvaluator:
             scores = score(requests, predictions)
             path = None
             if first:
-                path = job.write_results(folder, step, protocol, requests, predictions, scores)
+                path = job.write_results(
+                    folder, step, protocol, requests, predictions, scores, names_of(trained)
+                )
             outcomes.append(Outcome(protocol, requests, predictions, scores, path))
         return outcomes
 
@@ -116,11 +121,12 @@ class GenerationEvaluator:
         batch_sharding: NamedSharding,
         step: int,
         folder: str,
+        trained: Trained = None,
     ) -> str:
         """For the training loop: runs all protocols, returns their headline scores in a line."""
         # By the parameters' hash, answers of another run in this folder are not taken for ours.
         name = f"step-{step}-{parameter_hash(params)[:16]}"
-        outcomes = self.run(model, params, batch_sharding, name, step, folder)
+        outcomes = self.run(model, params, batch_sharding, name, step, folder, trained=trained)
         return "  ".join(f"{o.protocol.name}: {headline(o.scores)}" for o in outcomes)
 
 
@@ -184,7 +190,11 @@ def make_mesh(partitioner: PjitPartitioner, batch_size: int) -> tuple[Mesh, Name
 
 def headline(scores: Scores) -> str:
     """Such as `held in 41.2%, held out 12.0%`."""
-    parts = {"held in": scores.held_in, "held out": scores.held_out}
+    parts = {
+        "held in": scores.held_in,
+        "held out": scores.held_out,
+        "unknown whether held out": scores.unknown,
+    }
     return ", ".join(f"{name} {found.value:.1%}" for name, found in parts.items() if found)
 
 

@@ -194,12 +194,14 @@ def write_results(
     requests: Sequence[Request],
     predictions: Mapping[str, str],
     scores: Scores,
+    trained_on: Sequence[str] | None = None,
 ) -> Path:
     """Writes predictions and metrics below `folder`; returns the path of the summary.
 
     Files: `inference_eval/<protocol>/<task>-<step>.jsonl` and `…/<task>-metrics.jsonl`, which have
     T5X's names and rows, and `summary-<protocol>-<step>.json` with all scores and their intervals.
-    Scores in files are in percent, as T5X has them.
+    Scores in files are in percent, as T5X has them. `trained_on` names the mixtures that the model
+    was trained on, None if they are not known.
     """
     by_task: dict[str, list[Request]] = {}
     for request in requests:
@@ -226,6 +228,7 @@ def write_results(
         "protocol": dataclasses.asdict(protocol),
         "protocol_hash": protocol.protocol_hash(),
         "step": step,
+        "trained_on": None if trained_on is None else list(trained_on),
         "flan_jax": __version__,
         **scores.as_dict(),
     }

@@ -112,9 +112,7 @@ class EvalProtocol:
 
     def variant_of(self, task: TaskDefinition) -> str:
         """The variant that `task` is asked in."""
-        if self.variant in task.variants():
-            return self.variant
-        return self.variant.replace("_opt", "_noopt")
+        return task.resolve_variant(self.variant)
 
     def few_shot_policy(self, inputs_length: int) -> FewShotPolicy:
         """Exactly `shots` exemplars, within `inputs_length` tokens."""
@@ -159,4 +157,4 @@ class EvalProtocol:
 def _task_fingerprint(task: TaskDefinition) -> Sequence[str]:
     task.templates()  # Says clearly if the file is missing or malformed.
     templates = hashlib.blake2b(task.template_file.read_bytes(), digest_size=16).hexdigest()
-    return [task.name, task.section, task.source.kind, task.source.describe(), templates]
+    return [task.name, "+".join(task.styles), task.source.kind, task.source.describe(), templates]

@@ -24,6 +24,8 @@ from flan_jax.evaluation.requests import Request
 from flan_jax.evaluation.scores import (
     HELD_IN,
     HELD_OUT,
+    OVERALL,
+    UNKNOWN,
     Comparison,
     Difference,
     Score,
@@ -121,7 +123,7 @@ def pick_samples(
                 Sample(
                     run=run.title,
                     task=name,
-                    held_out=request.held_out,
+                    held_out=request.held_out is True,
                     prompt=request.prompt,
                     target=request.target,
                     after=after[request.id],
@@ -193,6 +195,11 @@ def baseline_sentence(score: Score, level: float) -> str:
 def held_out_verdict(run: Run) -> str:
     """What the held-out tasks show, in words that follow from the intervals."""
     score = run.after.held_out
+    if score is None and run.after.unknown is not None:
+        return (
+            "It is not known what the model was trained on, so no task is called held out: these "
+            "numbers may be of tasks that it has seen."
+        )
     if score is None:
         return (
             "No held-out task was evaluated, so these numbers say nothing about tasks the model "
@@ -230,14 +237,14 @@ def _row(name: str, after: Score, before: Score | None) -> IntervalRow:
 
 
 def _groups(after: Mapping[str, Score], before: Mapping[str, Score] | None) -> list[IntervalGroup]:
-    """Held-in rows, then held-out rows, each by falling score."""
+    """Held-in rows, then held-out rows, then unknown ones, each by falling score."""
     groups = []
-    for held_out, heading in ((False, "Held-in"), (True, "Held-out")):
-        chosen = [score for score in after.values() if score.held_out == held_out]
+    for standing in (HELD_IN, HELD_OUT, UNKNOWN):
+        chosen = [score for score in after.values() if score.standing == standing]
         chosen.sort(key=lambda score: (-score.value, score.name))
         if chosen:
             rows = [_row(s.name, s, before[s.name] if before else None) for s in chosen]
-            groups.append(IntervalGroup(heading, rows))
+            groups.append(IntervalGroup(standing.capitalize(), rows))
     return groups
 
 
@@ -277,10 +284,10 @@ def _curve_charts(rows: Iterable[Mapping[str, object]]) -> list[tuple[str, Marku
 
 
 def _headline(run: Run) -> list[dict[str, Any]]:
-    """A card for held-in and for held-out tasks, or one for all if there is no such division."""
+    """A card for held-in, held-out and unknown tasks, as there are such."""
     comparison = run.comparison()
     summary = run.after.summary()
-    names = [name for name in (HELD_IN, HELD_OUT) if name in summary] or list(summary)
+    names = [name for name in (HELD_IN, HELD_OUT, UNKNOWN) if name in summary]
     before = run.before.summary() if run.before else {}
     return [
         {
@@ -308,7 +315,7 @@ def _task_rows(run: Run) -> list[dict[str, Any]]:
         }
         for name, score in run.after.tasks.items()
     ]
-    rows.sort(key=lambda row: (row["after"].held_out, row["cluster"], row["after"].name))
+    rows.sort(key=lambda row: (row["after"].standing, row["cluster"], row["after"].name))
     return rows
 
 
@@ -414,6 +421,8 @@ def _add_row(table: Table, score: Score, difference: Difference | None) -> None:
     name = Text(score.name)
     if score.held_out and score.name != HELD_OUT:
         name.append(" (held out)", style="dim")
+    elif score.held_out is None and score.name not in (UNKNOWN, OVERALL):
+        name.append(" (unknown whether held out)", style="dim")
     cells: list[str | Text] = [name, f"{score.n:,}"]
     if difference is not None:
         cells.append(percent(difference.before))

@@ -13,7 +13,8 @@ import numpy as np
 
 from flan_jax.draws import Draws
 from flan_jax.evaluation.protocol import EvalProtocol, ProtocolError
-from flan_jax.prompts.render import Example, render
+from flan_jax.overlap.held_out import Trained, held_out_status
+from flan_jax.prompts.render import render
 from flan_jax.tasks import TaskDefinition
 
 # The shortest bucket: below it, padding costs less than another compilation.
@@ -49,7 +50,9 @@ class Request:
 
     Attributes:
       id: `<task>/<index>`.
-      task, cluster, held_out, metrics: from the task's definition.
+      task, cluster, metrics: from the task's definition.
+      held_out: whether the task is held out from what the model was trained on; None if that is
+        not known.
       prompt: what the model reads.
       target: what it would ideally write.
       answer: the answer alone, as this prompt asks for it (perhaps an option's marker).
@@ -69,7 +72,7 @@ class Request:
     id: str
     task: str
     cluster: str
-    held_out: bool
+    held_out: bool | None
     metrics: tuple[str, ...]
     prompt: str
     target: str
@@ -96,7 +99,13 @@ class Request:
         return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def plan(protocol: EvalProtocol, vocabulary: Vocabulary, inputs_length: int) -> list[Request]:
+def plan(
+    protocol: EvalProtocol,
+    vocabulary: Vocabulary,
+    inputs_length: int,
+    *,
+    trained: Trained = None,
+) -> list[Request]:
     """All requests of `protocol`, task by task, by rising index.
 
     Args:
@@ -104,17 +113,21 @@ def plan(protocol: EvalProtocol, vocabulary: Vocabulary, inputs_length: int) -> 
       vocabulary: turns text into token ids.
       inputs_length: most tokens of a prompt, EOS included. Few-shot prompts lose exemplars to fit;
         a prompt that is still too long loses its end, as in SeqIO, but keeps its EOS.
+      trained: the mixtures that the model was trained on, or their names; None if not known. It
+        decides what is called held out (see `flan_jax.overlap.held_out`).
 
     Raises:
       UserError: unknown tasks, bad templates, an endless split without `num_examples`.
     """
     if inputs_length < 2:
         raise ProtocolError(f"inputs_length must be at least 2, found {inputs_length}")
-    return [
-        _request(protocol, task, index, vocabulary, inputs_length)
-        for task in protocol.tasks()
-        for index in _indices(protocol, task)
-    ]
+    requests = []
+    for task in protocol.tasks():
+        held_out = held_out_status(trained, task.name).held_out
+        for index in _indices(protocol, task):
+            request = _request(protocol, task, index, vocabulary, inputs_length, held_out)
+            requests.append(request)
+    return requests
 
 
 def _indices(protocol: EvalProtocol, task: TaskDefinition) -> Sequence[int]:
@@ -144,6 +157,7 @@ def _request(
     index: int,
     vocabulary: Vocabulary,
     inputs_length: int,
+    held_out: bool | None,
 ) -> Request:
     example = render(
         task,
@@ -153,41 +167,31 @@ def _request(
         variant=protocol.variant_of(task),
         few_shot=protocol.few_shot_policy(inputs_length),
         count_tokens=lambda text: len(vocabulary.encode(text)) + 1,
+        answers_only=True,
     )
     tokens, truncated = fit_tokens(
         [*vocabulary.encode(example.inputs), vocabulary.eos_id], inputs_length
     )
-    texts, answer_text, references = _texts(task, index, example)
     again = vocabulary.decode(vocabulary.encode(example.answer))
     return Request(
         id=f"{task.name}/{index}",
         task=task.name,
         cluster=task.cluster,
-        held_out=task.held_out,
+        held_out=held_out,
         metrics=task.metrics,
         prompt=example.inputs,
         target=example.targets,
         answer=example.answer,
-        references=references,
+        references=example.references,
         options=example.options,
-        option_texts=texts,
-        answer_text=answer_text,
+        option_texts=example.option_texts,
+        answer_text=example.answer_text,
         tokens=tokens,
         target_length=len(vocabulary.encode(example.targets)) + 1,
         truncated=truncated,
         dropped_exemplars=example.dropped_exemplars,
         representable=again.split() == example.answer.split(),
     )
-
-
-def _texts(
-    task: TaskDefinition, index: int, example: Example
-) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
-    """(texts of the options, text of the answer, references)."""
-    fields = task.fields(example.split, index)
-    texts = tuple(fields.get("options") or ())
-    references = (example.answer,) if texts else tuple(fields.get("answers") or (example.answer,))
-    return texts, fields["answer"], references
 
 
 def fit_tokens(tokens: Sequence[int], length: int) -> tuple[tuple[int, ...], int]:

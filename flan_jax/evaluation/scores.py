@@ -19,6 +19,8 @@ from flan_jax.evaluation.requests import Request
 from flan_jax.evaluation.scorers import Judgement, Scorer, get_scorer
 
 OVERALL, HELD_IN, HELD_OUT = "overall", "held-in", "held-out"
+# Tasks of which it is not known whether they are held out.
+UNKNOWN = "unknown exposure"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +36,12 @@ class Score:
     """The score of a task, or the mean over some tasks. Shares lie in [0, 1].
 
     Attributes:
-      name: of the task or cluster, or `overall`, `held-in`, `held-out`.
+      name: of the task or cluster, or `overall`, `held-in`, `held-out`, `unknown exposure`.
       metric: name of the metric; `mixed` for a mean over tasks with different ones.
       value, low, high: the score and its confidence interval.
       n: items.
       members: names of its tasks.
-      held_out: whether all its tasks are held out.
+      held_out: whether all its tasks are held out; None if that is not known.
       unparsed: outputs without a recognisable answer; they count as wrong.
       chance: score of guessing among the options, if all items have options.
       majority: score of always giving the most frequent answer.
@@ -57,7 +59,7 @@ class Score:
     high: float
     n: int
     members: tuple[str, ...] = dataclasses.field(repr=False)
-    held_out: bool
+    held_out: bool | None
     unparsed: int
     chance: float | None
     majority: float
@@ -74,6 +76,11 @@ class Score:
     def tasks(self) -> int:
         """How many tasks it is of."""
         return len(self.members)
+
+    @property
+    def standing(self) -> str:
+        """`held-in`, `held-out` or `unknown exposure`."""
+        return {True: HELD_OUT, False: HELD_IN, None: UNKNOWN}[self.held_out]
 
     @property
     def interval(self) -> stats.Interval:
@@ -101,7 +108,7 @@ class Scores:
 
     Attributes:
       overall: mean over tasks.
-      held_in, held_out: means over the tasks of either kind; None if there are none.
+      held_in, held_out, unknown: means over the tasks of each kind; None if there are none.
       tasks, clusters: by name, in the order of the requests.
       items: by request id.
       level: of the intervals.
@@ -117,10 +124,11 @@ class Scores:
     level: float = stats.LEVEL
     seed: int = 0
     resamples: int = stats.RESAMPLES
+    unknown: Score | None = None
 
     def summary(self) -> dict[str, Score]:
-        """`overall`, and where there are such tasks `held-in` and `held-out`."""
-        rows = (self.held_in, self.held_out, self.overall)
+        """`overall`, and where there are such tasks `held-in`, `held-out`, `unknown exposure`."""
+        rows = (self.held_in, self.held_out, self.unknown, self.overall)
         return {score.name: score for score in rows if score is not None}
 
     def as_dict(self) -> dict[str, Any]:
@@ -175,12 +183,16 @@ def score(
         tasks[name] = task_score
         clusters.setdefault(members[0].cluster, []).append(task_score)
         items |= task_items
-    held_in = [s for s in tasks.values() if not s.held_out]
-    held_out = [s for s in tasks.values() if s.held_out]
+    kinds = {
+        name: [task for task in tasks.values() if task.standing == name]
+        for name in (HELD_IN, HELD_OUT, UNKNOWN)
+    }
+    means = {name: mean_score(name, some, level) if some else None for name, some in kinds.items()}
     return Scores(
         overall=mean_score(OVERALL, list(tasks.values()), level),
-        held_in=mean_score(HELD_IN, held_in, level) if held_in else None,
-        held_out=mean_score(HELD_OUT, held_out, level) if held_out else None,
+        held_in=means[HELD_IN],
+        held_out=means[HELD_OUT],
+        unknown=means[UNKNOWN],
         tasks=tasks,
         clusters={name: mean_score(name, scores, level) for name, scores in clusters.items()},
         items=items,
@@ -303,7 +315,7 @@ def mean_score(name: str, scores: Sequence[Score], level: float = stats.LEVEL) -
         high=interval.high,
         n=sum(score.n for score in scores),
         members=tuple(name for score in scores for name in score.members),
-        held_out=all(score.held_out for score in scores),
+        held_out=_all_held_out(scores),
         unparsed=sum(score.unparsed for score in scores),
         chance=sum(chances) / len(chances) if len(chances) == len(scores) else None,
         majority=_mean(scores, lambda score: score.majority),
@@ -316,6 +328,12 @@ def mean_score(name: str, scores: Sequence[Score], level: float = stats.LEVEL) -
         samples=samples,
         baseline_samples=baseline_samples,
     )
+
+
+def _all_held_out(scores: Sequence[Score]) -> bool | None:
+    """False if one is held in, else None if it is not known of one, else True."""
+    kinds = {score.held_out for score in scores}
+    return False if False in kinds else None if None in kinds else True
 
 
 def _mean(scores: Sequence[Score], of: Callable[[Score], float]) -> float:
@@ -371,6 +389,11 @@ def compare(before: Scores, after: Scores) -> Comparison:
     how = [(scores.level, scores.seed, scores.resamples) for scores in (before, after)]
     if how[0] != how[1]:
         raise UserError(f"the two runs were resampled differently (level, seed, resamples): {how}")
+    if before.summary().keys() != after.summary().keys():
+        raise UserError(
+            "the two runs differ in which tasks are held out: score both for the same mixture "
+            "(`trained` of plan)"
+        )
     moves: dict[str, list[int] | None] = {}
     for task in after.tasks:
         moves[task] = [0, 0]

@@ -53,7 +53,9 @@ class FewShotPolicy:
       split: split that exemplars come from; the query itself is never one.
       mix_templates: probability that exemplars have templates of their own instead of the query's.
       max_tokens: budget for the whole input, in tokens; exemplars are dropped from the front until
-        it holds. None for no limit.
+        it holds, and a query that fits with none is worded zero-shot. None for no limit.
+      negative_examples: whether patterns that show an example of what not to do are used too
+        (Natural Instructions has them).
     """
 
     min_shots: int = 1
@@ -61,6 +63,7 @@ class FewShotPolicy:
     split: str = "train"
     mix_templates: float = 0.3
     max_tokens: int | None = None
+    negative_examples: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_shots <= self.max_shots:
@@ -88,21 +91,20 @@ def draw_exemplars(
 
 
 def join_within(
-    layout: Layout,
-    exemplars: Sequence[tuple[str, str]],
+    opening: str,
+    exemplars: Sequence[str],
     query: str,
     max_tokens: int | None,
     count_tokens: Callable[[str], int] | None,
-    instruction: str = "",
 ) -> tuple[str, int]:
     """The prompt, and how many exemplars had to go (from the front) to fit `max_tokens`.
 
-    The prompt begins with `instruction`, if there is one.
+    `exemplars` end with what separates them from what follows. The prompt begins with `opening`,
+    if there is one.
     """
-    opening = instruction + "\n\n" if instruction else ""
+    opening = opening + "\n\n" if opening else ""
     for dropped in range(len(exemplars) + 1):
-        shown = "".join(layout.exemplar(*pair) for pair in exemplars[dropped:])
-        prompt = opening + shown + layout.query(query)
+        prompt = opening + "".join(exemplars[dropped:]) + query
         if max_tokens is None or count_tokens is None or count_tokens(prompt) <= max_tokens:
             return prompt, dropped
     return prompt, len(exemplars)

@@ -1,6 +1,7 @@
-"""Checks a task: its data, its templates, and what they render to.
+"""Checks a task: its templates, its data, and what they render to.
 
-A problem is something that spoils training or scoring; a note is worth a look. Everything found is
+A problem is something that spoils training or scoring; a note is worth a look. Data that are not on
+this machine are said to be missing, and the templates are checked all the same. Everything found is
 reported, not only the first.
 """
 
@@ -9,13 +10,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flan_jax.errors import UserError
+from flan_jax.prompts.answer_leaks import LeakWatch
 from flan_jax.prompts.fewshot import FewShotPolicy
 from flan_jax.prompts.render import Example, render, usable_templates
-from flan_jax.prompts.template import Template
+from flan_jax.prompts.template import Template, load_templates, sections_of
+from flan_jax.prompts.template_checks import check_section
+from flan_jax.realised import missing_data
 from flan_jax.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 # The last occurrence of these words ends the reasoning; what follows is scored.
 ANSWER_MARK = "answer is"
 MAX_SCAN = 20_000
+# Fields that are not there to be read: what is scored, what is shown as a block, what tells rows
+# apart.
+_NO_CONTENT = frozenset(("answer", "answers", "options", "id"))
 
 
 @dataclass(frozen=True)
@@ -31,16 +38,18 @@ class Finding:
     """One thing found.
 
     Attributes:
-      severity: `problem` or `note`.
-      where: template, split or row.
+      severity: `problem`, `note` or `missing`.
+      where: template (file, section and position), split or row.
       message: what was found, and what was expected.
       count: how often.
+      file: the template file, if it is a finding about that; empty for one about rows.
     """
 
     severity: str
     where: str
     message: str
     count: int = 1
+    file: str = ""
 
 
 @dataclass
@@ -60,14 +69,16 @@ class LintReport:
     unsound: int = 0
     _found: dict[tuple[str, str], Finding] = field(default_factory=dict)
 
-    def add(self, severity: str, where: str, message: str, kind: str | None = None) -> None:
+    def add(
+        self, severity: str, where: str, message: str, kind: str | None = None, *, file: str = ""
+    ) -> None:
         """Adds a finding; further ones of the same `kind` only count."""
         key = (severity, kind or f"{where}: {message}")
         first = self._found.get(key)
         self._found[key] = (
-            Finding(severity, where, message)
+            Finding(severity, where, message, file=file)
             if first is None
-            else Finding(severity, first.where, first.message, first.count + 1)
+            else replace(first, count=first.count + 1)
         )
 
     @property
@@ -80,6 +91,11 @@ class LintReport:
         """The findings that must be put right."""
         return tuple(finding for finding in self.findings if finding.severity == "problem")
 
+    @property
+    def ok(self) -> bool:
+        """Whether all was there to be checked, and nothing must be put right."""
+        return all(finding.severity == "note" for finding in self.findings)
+
 
 def lint(
     task: TaskDefinition,
@@ -87,6 +103,7 @@ def lint(
     rows_per_split: int = 20,
     lengths: Mapping[str, int] | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    templates_only: bool = False,
 ) -> LintReport:
     """Checks `task`; the same findings every time.
 
@@ -97,24 +114,57 @@ def lint(
       lengths: longest `inputs` and `targets` in tokens, the end of sequence included.
       count_tokens: length of a text in tokens, with the end of sequence; without it lengths are
         not checked.
+      templates_only: whether to check what needs no rows, and nothing else.
     """
     report = LintReport(task.name)
     try:
-        templates = task.templates()
+        sections = task.sections()
     except UserError as error:
-        report.add("problem", "templates", str(error))
+        report.add("problem", "templates", str(error), file=str(task.template_file))
         return report
-    _check_templates(task, templates, report)
-    seen: dict[str, dict[str, int]] = {}
-    for split in task.source.splits():
-        good = _scan_split(task, split, rows_per_split, seen, report)
-        for index in _spread(good, rows_per_split):
-            fields = task.fields(split, index)
-            if not _missing_fields(templates, fields, split, index, report):
-                _check_prompts(task, split, index, lengths, count_tokens, report)
-        report.rows += len(good)
-    _check_leaks(seen, report)
+    _check_templates(task, sections, report)
+    if templates_only:
+        return report
+    missing = missing_data(task)
+    if missing is not None:
+        report.add("missing", "data", missing)
+        return report
+    _check_rows(task, sections, _Rendering(rows_per_split, lengths, count_tokens), report)
     return report
+
+
+@dataclass(frozen=True)
+class _Rendering:
+    """How rows are rendered; see `lint`."""
+
+    rows: int
+    lengths: Mapping[str, int] | None
+    count_tokens: Callable[[str], int] | None
+    leaks: LeakWatch = field(default_factory=LeakWatch)
+
+
+def _check_rows(
+    task: TaskDefinition,
+    sections: Mapping[str, tuple[Template, ...]],
+    rendering: _Rendering,
+    report: LintReport,
+) -> None:
+    templates = tuple(template for members in sections.values() for template in members)
+    seen: dict[str, dict[str, int]] = {}
+    names: dict[str, None] = {}
+    for split in task.source.splits():
+        good = _scan_split(task, split, rendering.rows, seen, report)
+        for index in _spread(good, rendering.rows):
+            fields = task.fields(split, index)
+            names |= dict.fromkeys(fields)
+            if not _missing_fields(templates, fields, split, index, report):
+                _check_prompts(task, split, index, rendering, report)
+        report.rows += len(good)
+    _check_unused(task, tuple(names), report)
+    for template, message in rendering.leaks.found():
+        if "answer_leak" not in template.allow:
+            report.add("problem", template.where, message)
+    _check_leaks(seen, report)
 
 
 def _spread(items: list[int], count: int) -> list[int]:
@@ -127,27 +177,31 @@ def _spread(items: list[int], count: int) -> list[int]:
 
 
 def _check_templates(
-    task: TaskDefinition, templates: tuple[Template, ...], report: LintReport
+    task: TaskDefinition, sections: Mapping[str, tuple[Template, ...]], report: LintReport
 ) -> None:
-    seen: dict[tuple[str, str], int] = {}
-    for position, template in enumerate(templates):
-        where = template.where or f"template {position}"
-        first = seen.setdefault((template.inputs.strip(), template.targets.strip()), position)
-        if first != position:
-            report.add("problem", where, f"the same as template {first}")
-        if not template.fields:
-            report.add("problem", where, "uses no field of the row")
-        if template.shows_options and not task.has_options:
-            report.add("problem", where, "shows options, but the task has none (has_options)")
-        if template.needs_options and not template.shows_options:
-            report.add("problem", where, "needs_options is set, but nothing shows {{ options }}")
+    """What can be said without rows."""
+    file = str(task.template_file)
+    for section, members in sections.items():
+        for fault in check_section(section, members, task.has_options):
+            report.add(fault.severity, fault.where, fault.message, file=file)
     for variant in task.variants():
         try:
             usable_templates(task, variant)
         except UserError as error:
             report.add("problem", variant, str(error))
-    if len(templates) < 10:
-        report.add("note", "templates", f"{len(templates)} templates; Flan uses ten for each task")
+
+
+def _check_unused(task: TaskDefinition, names: tuple[str, ...], report: LintReport) -> None:
+    """Fields that no template of the task's file uses, be it for another task or style."""
+    used: set[str] = set()
+    for section in sections_of(task.template_file):
+        for template in load_templates(task.template_file, section):
+            used |= {*template.fields, template.requires}
+    unused = [name for name in names if name not in used | _NO_CONTENT]
+    if unused:
+        shown = ", ".join(map(repr, unused))
+        message = f"no template uses the rows' fields {shown}"
+        report.add("note", task.template_file.name, message, file=str(task.template_file))
 
 
 def _scan_split(
@@ -230,37 +284,39 @@ def _missing_fields(
 ) -> bool:
     """Whether some template lacks a field of this row."""
     missing = False
-    for position, template in enumerate(templates):
+    for template in templates:
+        if not template.usable_for(fields):
+            continue
         for name in sorted(template.fields - fields.keys()):
             missing = True
             report.add(
                 "problem",
-                template.where or f"template {position}",
+                template.where,
                 f"uses the field {name!r}, which {split}[{index}] lacks"
                 f"{did_you_mean(name, fields)} (fields: {', '.join(sorted(fields))})",
-                f"template {position}: {name}",
+                f"{template.where}: {name}",
             )
     return missing
 
 
 def _check_prompts(
-    task: TaskDefinition,
-    split: str,
-    index: int,
-    lengths: Mapping[str, int] | None,
-    count_tokens: Callable[[str], int] | None,
-    report: LintReport,
+    task: TaskDefinition, split: str, index: int, rendering: _Rendering, report: LintReport
 ) -> None:
     """Renders one row with every template in every variant."""
-    budget = lengths["inputs"] if lengths and count_tokens else None
-    policy = FewShotPolicy(max_tokens=budget)
+    lengths, count = rendering.lengths, rendering.count_tokens
+    budget = lengths["inputs"] if lengths and count else None
+    # A task for testing alone has no other rows to show.
+    shots = "train" if "train" in task.source.splits() else split
+    policy = FewShotPolicy(split=shots, max_tokens=budget)
     for variant in task.variants():
         try:
-            usable = usable_templates(task, variant)
+            usable = usable_templates(task, variant, task.fields(split, index))
         except UserError:
             continue  # reported with the templates
-        for template in usable:
-            where = f"template {template}, {variant}, {split}[{index}]"
+        templates = task.templates_of(variant)
+        for position in usable:
+            template = templates[position]
+            where = f"{template.where}, {variant}, {split}[{index}]"
             try:
                 example = render(
                     task,
@@ -268,30 +324,31 @@ def _check_prompts(
                     index,
                     seed=0,
                     variant=variant,
-                    template=template,
+                    template=position,
                     few_shot=policy,
-                    count_tokens=count_tokens if budget else None,
+                    count_tokens=count if budget else None,
                 )
             except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
                 # An unsound row, reported already, may have been drawn as an exemplar.
                 if not (report.unsound and variant.startswith("fs")):
-                    report.add("problem", where, _say(error), f"template {template}: render")
+                    report.add("problem", where, _say(error), f"{template.where}: render")
                 continue
             report.prompts += 1
-            _check_example(task, example, where, report)
-            if lengths and count_tokens:
-                _check_lengths(example, where, lengths, count_tokens, report)
+            if example.variant == variant:  # else no exemplar fitted
+                rendering.leaks.add(template, example)
+                _check_example(example, template.where, where, report)
+            if lengths and count:
+                _check_lengths(example, where, lengths, count, report)
 
 
-def _check_example(task: TaskDefinition, example: Example, where: str, report: LintReport) -> None:
+def _check_example(example: Example, template: str, where: str, report: LintReport) -> None:
     for name, text in (("inputs", example.inputs), ("targets", example.targets)):
         if not text.strip():
-            kind = f"template {example.template}: empty {name}"
-            report.add("problem", where, f"the {name} are empty", kind)
+            report.add("problem", where, f"the {name} are empty", f"{template}: empty {name}")
     if example.options and example.answer not in example.options:
         message = f"the answer {example.answer!r} is not among {list(example.options)!r}"
-        report.add("problem", where, message, f"template {example.template}: options")
-    if task.section == "cot":
+        report.add("problem", where, message, f"{template}: options")
+    if example.variant.endswith("_cot"):
         scored = example.targets.rpartition(ANSWER_MARK)[2].strip()
         if scored.rstrip(".") != example.answer.strip().rstrip("."):
             report.add(
@@ -299,7 +356,7 @@ def _check_example(task: TaskDefinition, example: Example, where: str, report: L
                 where,
                 f"the targets should end in '{ANSWER_MARK} {example.answer}.', as the scorers take "
                 f"what follows the last '{ANSWER_MARK}'; found {example.targets[-80:]!r}",
-                f"template {example.template}: answer is",
+                f"{template}: answer is",
             )
 
 

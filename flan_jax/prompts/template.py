@@ -1,4 +1,4 @@
-"""Prompt templates: pairs of jinja2 patterns for a task's inputs and targets, kept in YAML.
+r"""Prompt templates: pairs of jinja2 patterns for a task's inputs and targets, kept in YAML.
 
 A template file lies beside its task and reads::
 
@@ -21,6 +21,24 @@ A template whose inputs hold a long instruction may say how to give it once in f
       targets: "{{ answer }}"
       instruction: "{{ definition }}"    # few-shot prompts begin with it
       shot: "{{ input }}"                # and word every exemplar, and the query, like this
+
+Few-shot prompts may have short patterns of their own, which bring their layout::
+
+    few_shot:                        # likewise cot_few_shot, inverted_few_shot
+    - inputs: "{{ word }}{{ options }}"
+      targets: "{{ answer }}"
+      before_input: "Word: "           # before every input, the query's too; default ""
+      before_target: "\nBackwards: "   # before every target; default a line break
+      between: "\n\n"                  # between exemplars; default a blank line
+      opening: "Spell backwards."      # once, above all exemplars
+      exemplars: false                 # the pattern shows its own examples: none are drawn
+      requires: positive_examples      # only for rows where this field is not empty
+
+Any template may say what `flan-jax tasks check` is to let pass, where that is meant::
+
+      allow: [option_talk]             # see CHECKS
+
+A section may be the name of another file of the same folder, which holds it.
 """
 
 from __future__ import annotations
@@ -33,15 +51,23 @@ from typing import Any
 
 import jinja2
 import jinja2.meta
+import jinja2.nodes
 import jinja2.sandbox
 import yaml
 
 from flan_jax.errors import UserError
+from flan_jax.prompts.fewshot import Layout
 from flan_jax.sources.base import Row
 from flan_jax.suggestions import did_you_mean
 
 _ANSWER_ALONE = re.compile(r"\s*\{\{\s*answer\s*\}\}\s*")
-_KEYS = ("inputs", "targets", "needs_options", "instruction", "shot")
+# What `allow` may name: checks of flan_jax.prompts.template_checks whose findings may be meant.
+CHECKS = ("option_talk", "answer_leak", "near_duplicate", "form")
+_COMMON_KEYS = ("inputs", "targets", "needs_options", "requires", "allow")
+_ZERO_SHOT_KEYS = (*_COMMON_KEYS, "instruction", "shot")
+_LAYOUT_KEYS = ("before_input", "before_target", "between", "opening")
+_FEW_SHOT_KEYS = (*_COMMON_KEYS, *_LAYOUT_KEYS, "exemplars")
+FEW_SHOT = "few_shot"
 
 
 class TemplateError(UserError):
@@ -51,8 +77,12 @@ class TemplateError(UserError):
 # Sandboxed because templates may come from outside; strict because a silently empty field would
 # teach the model to answer a question it was not given.
 _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
+    undefined=jinja2.StrictUndefined, autoescape=False
 )
+
+
+# libyaml's parser where PyYAML has it: ten times as fast, which counts at a hundred files.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @functools.cache
@@ -60,10 +90,15 @@ def _compile(pattern: str) -> jinja2.Template:
     return _ENVIRONMENT.from_string(pattern)
 
 
+def parse_pattern(pattern: str) -> jinja2.nodes.Template:
+    """The syntax tree of `pattern`. Raises jinja2's TemplateSyntaxError if it is malformed."""
+    return _ENVIRONMENT.parse(pattern)
+
+
 @functools.cache
 def fields_of(pattern: str) -> frozenset[str]:
     """Names that `pattern` takes from the row (`options` included)."""
-    return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(pattern)))
+    return frozenset(jinja2.meta.find_undeclared_variables(parse_pattern(pattern)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +112,10 @@ class Template:
       where: file and position, for messages.
       instruction: pattern of what few-shot prompts begin with; none if empty.
       shot: pattern that stands in for `inputs` below such an instruction.
+      layout: how a few-shot pattern is laid out; None for a zero-shot template.
+      exemplars: whether a few-shot pattern is preceded by drawn exemplars.
+      requires: field that must not be empty for the template to be used; none if empty.
+      allow: checks whose findings are meant, of CHECKS.
     """
 
     inputs: str
@@ -85,6 +124,24 @@ class Template:
     where: str = ""
     instruction: str = ""
     shot: str = ""
+    layout: Layout | None = None
+    exemplars: bool = True
+    requires: str = ""
+    allow: tuple[str, ...] = ()
+
+    @property
+    def asks_answer(self) -> bool:
+        """Whether the target holds the answer; input-inverted ones ask for another field."""
+        return "answer" in fields_of(self.targets)
+
+    @property
+    def target_fields(self) -> frozenset[str]:
+        """Fields of the row that the target is made of."""
+        return fields_of(self.targets)
+
+    def usable_for(self, fields: Row) -> bool:
+        """Whether the row has what the template requires."""
+        return not self.requires or bool(fields.get(self.requires))
 
     @property
     def shows_options(self) -> bool:
@@ -112,7 +169,7 @@ class Template:
         return self._render(inputs, values), self._render(self.targets, values)
 
     def render_instruction(self, fields: Row) -> str:
-        """The instruction of a few-shot prompt. Raises TemplateError naming a missing field."""
+        """What a few-shot prompt begins with. Raises TemplateError naming a missing field."""
         return self._render(self.instruction, dict(fields))
 
     def _render(self, pattern: str, values: dict[str, Any]) -> str:
@@ -130,55 +187,106 @@ class Template:
 
 
 @functools.cache
-def load_templates(path: Path, section: str = "templates") -> tuple[Template, ...]:
-    """Templates of one section of a template file.
-
-    Raises:
-      TemplateError: the file is missing or malformed; says where and what was expected.
-    """
+def _load_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except FileNotFoundError:
         raise TemplateError(
             f"template file {path} does not exist: write it, or mend the path"
         ) from None
     except yaml.YAMLError as error:
         raise TemplateError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get(section), list):
+    return content if isinstance(content, dict) else {}
+
+
+def has_section(path: Path, section: str) -> bool:
+    """Whether a template file has a section. Raises TemplateError as `load_templates` does."""
+    return section in _load_file(path)
+
+
+def sections_of(path: Path) -> tuple[str, ...]:
+    """Names of the sections of a template file. Raises TemplateError as `load_templates` does."""
+    return tuple(_load_file(path))
+
+
+@functools.cache
+def load_templates(path: Path, section: str = "templates") -> tuple[Template, ...]:
+    """Templates of one section of a template file.
+
+    Raises:
+      TemplateError: the file is missing or malformed; says where and what was expected.
+    """
+    entries = _load_file(path).get(section)
+    if isinstance(entries, str):
+        path = path.parent / entries
+        entries = _load_file(path).get(section)
+    if not isinstance(entries, list) or not entries:
         raise TemplateError(f"{path} has no list `{section}:` of templates")
+    few_shot = section.endswith(FEW_SHOT)
     return tuple(
-        _parse(entry, f"{path.name}: {section}[{position}]")
-        for position, entry in enumerate(content[section])
+        _parse(entry, f"{path.name}: {section}[{position}]", few_shot)
+        for position, entry in enumerate(entries)
     )
 
 
-def _parse(entry: Any, where: str) -> Template:
+def _parse(entry: Any, where: str, few_shot: bool) -> Template:
     if not isinstance(entry, dict):
         raise TemplateError(
             f"{where}: expected a mapping with `inputs` and `targets`, found {entry!r}"
         )
+    keys = _FEW_SHOT_KEYS if few_shot else _ZERO_SHOT_KEYS
     for key in entry:
-        if key not in _KEYS:
-            raise TemplateError(f"{where}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
-    texts = ["inputs", "targets"]
+        if key not in keys:
+            raise TemplateError(f"{where}: unknown key {key!r}{did_you_mean(key, keys)}")
+    required = ["inputs", "targets"]
     if "instruction" in entry or "shot" in entry:
-        texts += ["instruction", "shot"]  # one makes no sense without the other
+        required += ["instruction", "shot"]  # one makes no sense without the other
+    texts = [*required, *(key for key in (*_LAYOUT_KEYS, "requires") if key in entry)]
     for key in texts:
-        if not isinstance(entry.get(key), str) or not entry[key].strip():
+        if not isinstance(entry.get(key), str) or (key in required and not entry[key].strip()):
             raise TemplateError(f"{where}: `{key}` must be a text that is not empty")
-    try:
-        for key in texts:
-            _compile(entry[key])
-    except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(
-            f"{where}: {error.message} (line {error.lineno} of the pattern)"
-        ) from error
-    needs_options = entry.get("needs_options", False)
-    if not isinstance(needs_options, bool):
-        raise TemplateError(
-            f"{where}: `needs_options` must be true or false, found {needs_options!r}"
-        )
-    instruction, shot = entry.get("instruction", ""), entry.get("shot", "")
+    _check_syntax(entry, texts, where)
+    for key in ("needs_options", "exemplars"):
+        if not isinstance(entry.get(key, False), bool):
+            raise TemplateError(f"{where}: `{key}` must be true or false, found {entry[key]!r}")
+    shot = entry.get("shot", "")
     if shot and ("options" in fields_of(shot)) != ("options" in fields_of(entry["inputs"])):
         raise TemplateError(f"{where}: `inputs` and `shot` must both show the options, or neither")
-    return Template(entry["inputs"], entry["targets"], needs_options, where, instruction, shot)
+    layout = None
+    if few_shot:
+        defaults = {"before_input": "", "before_target": "\n", "between": "\n\n"}
+        layout = Layout(**{key: entry.get(key, default) for key, default in defaults.items()})
+    return Template(
+        inputs=entry["inputs"],
+        targets=entry["targets"],
+        needs_options=entry.get("needs_options", False),
+        where=where,
+        instruction=entry.get("opening" if few_shot else "instruction", ""),
+        shot=shot,
+        layout=layout,
+        exemplars=entry.get("exemplars", True),
+        requires=entry.get("requires", ""),
+        allow=_parse_allow(entry, where),
+    )
+
+
+def _parse_allow(entry: dict[str, Any], where: str) -> tuple[str, ...]:
+    allow = entry.get("allow", [])
+    if not isinstance(allow, list):
+        raise TemplateError(f"{where}: `allow` must be a list of checks ({', '.join(CHECKS)})")
+    for check in allow:
+        if check not in CHECKS:
+            known = ", ".join(CHECKS)
+            hint = did_you_mean(str(check), CHECKS)
+            raise TemplateError(f"{where}: `allow` knows no check {check!r}{hint} ({known})")
+    return tuple(allow)
+
+
+def _check_syntax(entry: dict[str, Any], keys: list[str], where: str) -> None:
+    for key in keys:
+        try:
+            _compile(entry[key])
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(
+                f"{where}: {error.message} (line {error.lineno} of the pattern)"
+            ) from error

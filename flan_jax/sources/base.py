@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from flan_jax.errors import UserError
+from flan_jax.sources.downloads import AnyDownload
 from flan_jax.suggestions import did_you_mean
 
 Row = Mapping[str, Any]
@@ -51,6 +52,18 @@ class Source(Protocol):
           SourceError: the data are bad.
           IndexError: there is no such row.
         """
+        ...
+
+    def check_present(self) -> None:
+        """Looks whether the data are on this machine, without reading them.
+
+        Raises:
+          SourceMissingError: they are not; says what is missing and how to get it.
+        """
+        ...
+
+    def downloads(self) -> tuple[AnyDownload, ...]:
+        """What has to be fetched for this source; empty if nothing can or need be."""
         ...
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flan_jax.draws import stable_hash
 from flan_jax.sources import folder
 from flan_jax.sources.base import Row, SourceError, check_split
+from flan_jax.sources.downloads import AnyDownload
 
 Rows = tuple[Row, ...]
 
@@ -96,7 +97,7 @@ class FileSource(ABC):
       carve: how to carve splits out of train, None for no such splits.
     """
 
-    files: Mapping[str, str | Path]
+    files: Mapping[str, str | Path] = field(hash=False)
     carve: HashSplits | None = None
 
     def __post_init__(self) -> None:
@@ -124,6 +125,16 @@ class FileSource(ABC):
     def paths(self) -> tuple[Path, ...]:
         """The full paths of the files, whether they exist or not."""
         return tuple(folder.locate(file) for file in self.files.values())
+
+    def check_present(self) -> None:
+        """Raises SourceMissingError unless every file is there."""
+        for file in self.files.values():
+            folder.require(file)
+
+    def downloads(self) -> tuple[AnyDownload, ...]:
+        """Those of the files whose origin is known (see `flan_jax.sources.folder.DATASETS`)."""
+        files = dict.fromkeys(self.files.values())
+        return tuple(fetch for file in files for fetch in folder.download(file))
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, those carved out included; train comes first."""

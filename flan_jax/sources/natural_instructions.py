@@ -15,6 +15,7 @@ from typing import Any
 
 from flan_jax.sources import folder
 from flan_jax.sources.base import Row, SourceError, check_split
+from flan_jax.sources.downloads import AnyDownload
 from flan_jax.sources.files import HashSplits, load_once
 
 _CARVE = HashSplits("input", validation=0.05, test=0.05)
@@ -22,11 +23,12 @@ _CARVE = HashSplits("input", validation=0.05, test=0.05)
 
 @dataclass(frozen=True)
 class InstructionFile:
-    """What one task file holds, its negative examples aside.
+    """What one task file holds.
 
     Attributes:
       definition: the task in words.
-      positive_examples: examples with `input`, `output`, `explanation`.
+      positive_examples: examples with `input`, `output`, and an `explanation` that may be empty.
+      negative_examples: likewise, with outputs that are wrong.
       licence: licence of the instances; empty if the file does not say.
       splits: rows with `input`, `answer`, `answers`, `id`, by split.
       without_output: how many instances were left out because all their outputs are empty.
@@ -34,6 +36,7 @@ class InstructionFile:
 
     definition: str
     positive_examples: tuple[Mapping[str, str], ...]
+    negative_examples: tuple[Mapping[str, str], ...]
     licence: str
     splits: Mapping[str, tuple[Row, ...]]
     without_output: int
@@ -42,16 +45,20 @@ class InstructionFile:
 @dataclass(frozen=True)
 class NaturalInstructionsSource:
     """One task. Its rows hold `definition`, `input`, `answer` (the first output), `answers` (all
-    outputs), `id` and `positive_examples`. No split is official below the level of tasks, so
-    validation and test are carved out by a hash of the input.
+    outputs), `id`, `positive_examples` and `negative_examples`. No split is official below the
+    level of tasks, so validation and test are carved out by a hash of the input.
 
     Attributes:
       file: the task's file; a relative path is below the data folder.
       carve: how to carve out splits.
+      sha256: the checksum of the official file, for fetching it; None if it is not known.
+      size: its length in bytes, likewise.
     """
 
     file: str | Path
     carve: HashSplits = _CARVE
+    sha256: str | None = None
+    size: int | None = None
 
     @property
     def kind(self) -> str:
@@ -65,6 +72,14 @@ class NaturalInstructionsSource:
     def paths(self) -> tuple[Path, ...]:
         """The file's full path, whether it exists or not."""
         return (folder.locate(self.file),)
+
+    def check_present(self) -> None:
+        """Raises SourceMissingError unless the file is there."""
+        folder.require(self.file)
+
+    def downloads(self) -> tuple[AnyDownload, ...]:
+        """The file, from the official repository; none if it is not below the data folder."""
+        return folder.download(self.file, sha256=self.sha256, size=self.size)
 
     def splits(self) -> tuple[str, ...]:
         """Train, and the splits carved out."""
@@ -89,6 +104,7 @@ class NaturalInstructionsSource:
         return {
             "definition": content.definition,
             "positive_examples": content.positive_examples,
+            "negative_examples": content.negative_examples,
             **rows[index],
         }
 
@@ -110,7 +126,8 @@ def read_instructions(path: Path, carve: HashSplits) -> InstructionFile:
     usable = [row for row in rows if row["answer"]]
     return InstructionFile(
         definition=_definition(path, task),
-        positive_examples=_positive_examples(path, task),
+        positive_examples=_examples(path, task, "Positive Examples"),
+        negative_examples=_examples(path, task, "Negative Examples"),
         licence="; ".join(_texts(task.get("Instance License"))),
         splits=carve.divide(usable),
         without_output=len(rows) - len(usable),
@@ -143,12 +160,14 @@ def _list_of_objects(path: Path, task: dict[str, Any], name: str) -> list[dict[s
     return found
 
 
-def _positive_examples(path: Path, task: dict[str, Any]) -> tuple[Mapping[str, str], ...]:
-    if "Positive Examples" not in task:
+def _examples(path: Path, task: dict[str, Any], name: str) -> tuple[Mapping[str, str], ...]:
+    """The task's own examples; those without input or output, which show nothing, are left out."""
+    if name not in task:
         return ()
-    names = ("input", "output", "explanation")
-    examples = _list_of_objects(path, task, "Positive Examples")
-    return tuple({name: " ".join(_texts(e.get(name))[:1]) for name in names} for e in examples)
+    keys = ("input", "output", "explanation")
+    entries = _list_of_objects(path, task, name)
+    examples = [{key: " ".join(_texts(entry.get(key))[:1]) for key in keys} for entry in entries]
+    return tuple(example for example in examples if example["input"] and example["output"])
 
 
 def _row(path: Path, number: int, instance: dict[str, Any]) -> Row:

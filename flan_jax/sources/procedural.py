@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from flan_jax.draws import Draws, stable_hash
 from flan_jax.sources.base import Row, SourceError, check_split
+from flan_jax.sources.downloads import AnyDownload
 
 _BUCKETS = 10
 _HELD_BUCKETS = {0: "validation", 1: "test"}
@@ -62,6 +63,13 @@ class ProceduralSource:
             f"{self.describe()} gave no row for split {split!r} in {_MAX_ATTEMPTS} draws: "
             "it can make too few different rows; give it a larger space to draw from"
         )
+
+    def check_present(self) -> None:
+        """Generated rows are always there."""
+
+    def downloads(self) -> tuple[AnyDownload, ...]:
+        """Nothing."""
+        return ()
 
     def _split_of(self, row: Row) -> str:
         content = {key: value for key, value in row.items() if key != "options"}

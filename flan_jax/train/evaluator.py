@@ -11,7 +11,10 @@ from jax.sharding import NamedSharding
 
 from flan_jax.data.reader import Batch, DatasetConfig, eval_batches
 from flan_jax.errors import UserError
+from flan_jax.evaluation.trained_on import trained_before
+from flan_jax.mixing import MixtureDefinition
 from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.overlap.held_out import Trained
 from flan_jax.train.display import Display
 from flan_jax.train.metrics import MetricSums
 from flan_jax.train.setup import Setup
@@ -29,8 +32,12 @@ class InferenceEvaluator(Protocol):
         batch_sharding: NamedSharding,
         step: int,
         folder: str,
+        trained: Trained = None,
     ) -> str:
-        """Writes results below `folder`; returns a line for people."""
+        """Writes results below `folder`; returns a line for people.
+
+        `trained` is what the model was trained on, which decides what is called held out.
+        """
         ...
 
 
@@ -44,9 +51,15 @@ class Evaluator:
         infer_eval: InferenceEvaluator | None,
         eval_steps: int,
         model_dir: str,
+        initial_checkpoint: str | None = None,
     ):
         self._setup, self._dataset, self._eval_steps = setup, dataset, eval_steps
         self._infer_eval, self._model_dir = infer_eval, model_dir
+        self._trained: tuple[str | MixtureDefinition, ...] = ()
+        if infer_eval is not None:
+            mixture = getattr(setup.maker, "mixture", None)
+            own = (mixture,) if mixture is not None else setup.maker.task_names
+            self._trained = (*own, *trained_before(initial_checkpoint))
         self._writer: MetricsWriter | None = None
         if dataset is not None:
             model = setup.model
@@ -64,7 +77,7 @@ class Evaluator:
         if self._infer_eval is not None:
             sharding = self._setup.partitioner.batch_sharding(self._setup.mesh)
             message = self._infer_eval.evaluate(
-                self._setup.model, params, sharding, step, self._model_dir
+                self._setup.model, params, sharding, step, self._model_dir, self._trained
             )
             display.say(f"step {step}  {message}")
 

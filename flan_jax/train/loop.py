@@ -14,12 +14,16 @@ import jax
 
 from flan_jax.checkpoints.manager import CheckpointConfig, CheckpointManager, parameter_hash
 from flan_jax.config import operative_config_text
+from flan_jax.data.examples import ExampleMaker
 from flan_jax.data.packing import padding_fractions
 from flan_jax.data.reader import Batch, DatasetConfig, train_dataset
+from flan_jax.data.seqio_reader import SeqioExamples
 from flan_jax.errors import UserError
 from flan_jax.files import write_atomically
+from flan_jax.fingerprint import mixture_hash, shares_hash
 from flan_jax.mixing import held_out_tasks
 from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.realised import tell_missing
 from flan_jax.sharding import PjitPartitioner
 from flan_jax.train.display import Display, make_display
 from flan_jax.train.divergence import check_finite
@@ -115,8 +119,13 @@ def train(
     checkpoints = CheckpointManager(model_dir, save)
     with setup.use_mesh(), contextlib.closing(checkpoints):
         state, document = _restore_or_start(setup, checkpoints, checkpoint_cfg)
-        _check_same_stream(document, _stream(train_dataset_cfg, random_seed), model_dir)
+        _check_same_stream(
+            document, _stream(train_dataset_cfg, random_seed, setup.maker), model_dir
+        )
         document["config"] = operative_config_text()
+        if isinstance(setup.maker, ExampleMaker):
+            document["mixture_hash"] = mixture_hash(setup.maker.mixture)
+            document["missing_tasks"] = sorted(setup.maker.missing)
         if relative_steps is not None:
             total_steps = document["start_step"] + relative_steps
         first_step = int(state.step)
@@ -129,11 +138,16 @@ def train(
         step_fn = make_train_step(model, setup.optimizer, trainer, setup.key(1), len(tasks))
         step_fn = jax.jit(step_fn, donate_argnums=0)
         writer = MetricsWriter(Path(model_dir, "train"), first_step, enabled=first_process)
-        evaluator = Evaluator(setup, train_eval_dataset_cfg, infer_eval, eval_steps, model_dir)
+        initial = document.get("initial_checkpoint")
+        evaluator = Evaluator(
+            setup, train_eval_dataset_cfg, infer_eval, eval_steps, model_dir, initial
+        )
         display = make_display(first_step, total_steps, enabled=first_process)
         reporter = _Reporter(setup, model_dir, writer, display, stats_period, total_steps)
 
         with display, StopRequest() as stop, contextlib.closing(writer):
+            if isinstance(setup.maker, ExampleMaker) and setup.maker.missing:
+                display.say(tell_missing(setup.maker.mixture, setup.maker.missing))
             if run_eval_before_training and first_step == document["start_step"]:
                 evaluator.evaluate(first_step, state.params, display)
             step, stopped = first_step, False
@@ -244,9 +258,13 @@ def _restore_or_start(
     return state, {"start_step": int(state.step), "initial_checkpoint": origin}
 
 
-def _stream(config: DatasetConfig, seed: int) -> dict[str, Any]:
+def _stream(
+    config: DatasetConfig, seed: int, maker: ExampleMaker | SeqioExamples
+) -> dict[str, Any]:
     """What a position in the training data is a position in."""
+    shares = shares_hash(maker.mixture) if isinstance(maker, ExampleMaker) else None
     return {
+        "shares_hash": shares,
         "random_seed": seed,
         "mixture_or_task_name": config.mixture_or_task_name,
         "task_feature_lengths": dict(config.task_feature_lengths),

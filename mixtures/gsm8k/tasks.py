@@ -46,8 +46,8 @@ SOURCE = JsonlSource(
     texts=("question", "answer"),
 )
 
-for _section, _name, _description in (
-    ("templates", "gsm8k", "grade-school mathematics, the number alone"),
+for _style, _name, _description in (
+    ("direct", "gsm8k", "grade-school mathematics, the number alone"),
     ("cot", "gsm8k_cot", "grade-school mathematics, a worked solution first"),
 ):
     register_task(
@@ -57,11 +57,11 @@ for _section, _name, _description in (
             cluster="mathematics",
             source=SOURCE,
             template_file=Path(__file__).parent / "gsm8k.yaml",
-            section=_section,
+            styles=(_style,),
             to_fields=to_fields,
             licence="MIT",
             metrics=("number", "exact_match"),
-            tags=("cot",) if _section == "cot" else (),
+            tags=("cot",) if _style == "cot" else (),
             description=_description,
         )
     )

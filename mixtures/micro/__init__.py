@@ -19,7 +19,7 @@ from flan_jax.mixtures.micro import (
     tables,
     translation,
 )
-from flan_jax.tasks import all_tasks
+from flan_jax.tasks import registered_tasks
 
 __all__ = [
     "arithmetic",
@@ -37,7 +37,7 @@ __all__ = [
     "translation",
 ]
 
-_TASKS = [task for task in all_tasks() if task.group == "micro"]
+_TASKS = registered_tasks("micro")
 
 register_mixture(
     "micro",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flan_jax.draws import Draws
+from flan_jax.prompts.options import PLAIN_STYLES
 from flan_jax.sources.procedural import ProceduralSource
 from flan_jax.tasks import TaskDefinition, register_task
 
@@ -33,8 +34,8 @@ def micro_task(
     def register(generate: Generator) -> Generator:
         name = f"micro_{generate.__name__}"
         description = (generate.__doc__ or "").strip().splitlines()[0]
-        sections = {"templates": "", "cot": "_cot"} if cot else {"templates": ""}
-        for section, suffix in sections.items():
+        styles = {"direct": "", "cot": "_cot"} if cot else {"direct": ""}
+        for style, suffix in styles.items():
             register_task(
                 TaskDefinition(
                     name=name + suffix,
@@ -42,11 +43,12 @@ def micro_task(
                     cluster=cluster,
                     source=ProceduralSource(name, generate),
                     template_file=TEMPLATES / f"{generate.__name__}.yaml",
-                    section=section,
+                    styles=(style,),
                     licence="Apache-2.0",
                     has_options=options,
                     held_out=held_out,
-                    tags=(*tags, "cot") if section == "cot" else tags,
+                    tags=(*tags, "cot") if style == "cot" else tags,
+                    option_styles=PLAIN_STYLES,
                     metrics=("exact_match",),
                     description=description,
                 )

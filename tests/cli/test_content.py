@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flan_jax.cli.content import HOUSE_MODULES, load_content
+from flan_jax.cli.content import load_content
 from flan_jax.errors import UserError
 from flan_jax.tasks import all_tasks, get_task
 
@@ -20,19 +20,17 @@ register_task(TaskDefinition("own_task", "own", "own", source, None, "MIT"))
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(own_registries, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != ""])
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    from flan_jax import tasks
-
-    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
     return tmp_path
 
 
 def test_the_house_is_registered():
     load_content()
-    assert {"micro", "cot", "gsm8k", "niv2"} <= {task.group for task in all_tasks()}
+    groups = {"micro", "cot", "gsm8k", "muffin", "t0_sf", "niv2", "dialog", "program_synthesis"}
+    assert groups <= {task.group for task in all_tasks()}
 
 
 def test_a_module_of_the_current_folder(here):
@@ -77,4 +75,3 @@ def test_loading_is_light_and_reads_no_data(tmp_path):
         env={"FLAN_JAX_DATA": str(tmp_path / "absent"), "PYTHONPATH": ":".join(sys.path)},
     )
     assert done.stdout.strip() == "[]"
-    assert len(HOUSE_MODULES) == len(set(HOUSE_MODULES))

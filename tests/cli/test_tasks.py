@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from flan_jax import tasks
 from flan_jax.cli import main as cli
 from flan_jax.cli.content import load_content
-from flan_jax.tasks import all_tasks
+from flan_jax.tasks import all_tasks, get_task
 
 NIV2 = "task1393_superglue_copa_text_completion"
-# Natural Instructions, Flan's nine chain-of-thought tasks, and GSM8K twice.
-REAL_TASKS = 1556 + 9 + 2
+# Tasks of each collection. One of `muffin`, WSC273, is held out and none of the paper's 80.
+COLLECTION = {
+    "muffin": 73, "dialog": 3, "program_synthesis": 5, "t0_sf": 193, "niv2": 1556, "cot": 9,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_help_answers_without_content_or_heavy_imports():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
-    for command in ("list", "show", "sample", "check", "mixtures"):
+    for command in ("list", "show", "sample", "check"):
         assert command in done.stdout
 
 
@@ -71,7 +75,8 @@ def test_list_json_has_every_task_and_key(flan_jax):
     assert code == 0
     found = json.loads(output)
     assert [task["name"] for task in found] == [task.name for task in all_tasks()]
-    assert len([task for task in found if task["group"] != "micro"]) >= REAL_TASKS
+    groups = Counter(task["group"] for task in found)
+    assert {group: groups[group] for group in COLLECTION} == COLLECTION
     keys = "name group cluster source licence templates held_out languages splits variants options"
     for task in found:
         assert {*keys.split(), "cot", "tags", "description"} <= task.keys()
@@ -84,16 +89,29 @@ def test_list_json_has_every_task_and_key(flan_jax):
         "source": "jsonl",
         "licence": "MIT",
         "templates": 10,
+        "templates_by_section": {"cot": 10},
         "held_out": False,
         "languages": ["en"],
         "splits": ["train", "validation", "test"],
-        "variants": ["zs_noopt", "fs_noopt"],
+        "train_examples": None,
+        "cap": None,
+        "variants": ["zs_cot", "fs_cot"],
         "options": False,
         "cot": True,
         "tags": ["cot"],
         "metrics": ["number", "exact_match"],
+        "aliases": [],
+        "homepage": "",
         "description": "grade-school mathematics, a worked solution first",
     }
+    bool_q = by_name["bool_q"]
+    assert bool_q["variants"] == ["zs_opt", "zs_noopt", "fs_opt", "fs_noopt"]
+    assert (bool_q["train_examples"], bool_q["cap"]) == (9_220, 30_000)
+    assert sum(bool_q["templates_by_section"].values()) == bool_q["templates"] >= 20
+    creak = by_name["cot_creak"]
+    assert creak["variants"] == ["zs_cot", "zs_inverted", "fs_cot", "fs_inverted"]
+    sections = ["cot", "cot_few_shot", "inverted", "inverted_few_shot"]
+    assert list(creak["templates_by_section"]) == sections
 
 
 def test_list_plain_is_tab_separated(flan_jax):
@@ -101,8 +119,9 @@ def test_list_plain_is_tab_separated(flan_jax):
     assert code == 0
     lines = [line.split("\t") for line in output.splitlines()]
     assert len(lines) == 9
+    count = sum(len(templates) for templates in get_task("cot_creak").sections().values())
     assert lines[0] == [
-        "cot_creak", "cot", "fact_verification", "tsv", "10", "train", "MIT",
+        "cot_creak", "cot", "fact_verification", "tsv", str(count), "train", "MIT",
     ]  # fmt: skip
 
 
@@ -139,9 +158,14 @@ def test_list_filters(flan_jax, filters, passes):
         (["show", "gsm8k_cott"], "did you mean 'gsm8k_cot'"),
         (["sample", "cot_creek"], "did you mean 'cot_creak'"),
         (["check", "gsm8k", "reall"], "did you mean 'real'"),
-        (["mixtures", "nivv2"], "did you mean 'niv2'"),
+        (["check", "--group", "gsm8"], "did you mean 'gsm8k'"),
+        (["check"], "name the tasks or mixtures to check, or give --group"),
         (["sample", "gsm8k", "--split", "tset"], "did you mean 'test'"),
         (["sample", "gsm8k", "--template", "10"], "gsm8k has templates 0 to 9"),
+        (
+            ["sample", "gsm8k", "--split", "test", "--template", "0", "--variant", "zs_inverted"],
+            "gsm8k has no variant zs_inverted, only zs_noopt, fs_noopt",
+        ),
         (["sample", "gsm8k", "--vocabulary", "absent.model"], "absent.model"),
         (["list", "--module", "absent_module"], "no such module"),
         (["list", "--data_dir", "absent_folder"], "absent_folder does not exist"),
@@ -196,13 +220,23 @@ def test_sample_is_the_same_every_time(flan_jax, own_data, name):
     assert flan_jax("sample", name, "-n", "4", "--seed", "4", "--format", "json") != first
 
 
-@pytest.mark.parametrize("variant", ["zs_opt", "zs_noopt", "fs_opt", "fs_noopt"])
-def test_sample_variants(flan_jax, own_data, variant):
+@pytest.mark.parametrize(
+    ("variant", "resolved"),
+    [
+        ("zs_noopt", "zs_noopt"),
+        ("fs_noopt", "fs_noopt"),
+        # It has no options to show, and no reasoning.
+        ("zs_opt", "zs_noopt"),
+        ("fs_opt", "fs_noopt"),
+        ("fs_cot", "fs_noopt"),
+    ],
+)
+def test_sample_variants(flan_jax, own_data, variant, resolved):
     arguments = ("sample", "gsm8k", "--split", "test", "--variant", variant, "--template", "2")
     code, output, _ = flan_jax(*arguments, "--format", "json")
     assert code == 0
     for example in json.loads(output):
-        assert example["variant"] == variant
+        assert example["variant"] == resolved
         assert example["template"] == 2
         assert example["split"] == "test"
         assert bool(example["exemplars"]) == variant.startswith("fs")
@@ -254,11 +288,23 @@ def test_few_shot_samples_keep_within_the_length(flan_jax, own_data):
         assert example["inputs_tokens"] <= 40 or not example["exemplars"]
 
 
+def results(output: str) -> dict[str, list[str]]:
+    """What a table says of each task, in order; its last line is a summary."""
+    found: dict[str, list[str]] = {}
+    for line in output.splitlines()[:-1]:
+        task, result, *_ = line.split("\t")
+        found.setdefault(task, []).append(result)
+    return found
+
+
 def test_check_of_sound_tasks(flan_jax, own_data):
     code, output, _ = flan_jax("check", "gsm8k", "gsm8k_cot", NIV2)
     assert code == 0
-    results = {line.split("\t")[0]: line.split("\t")[1] for line in output.splitlines()}
-    assert results == {"gsm8k": "ok", "gsm8k_cot": "ok", NIV2: "ok"}
+    found = results(output)
+    assert {name: found[name][-1] for name in found} == dict.fromkeys(
+        ("gsm8k", "gsm8k_cot", NIV2), "ok"
+    )
+    assert output.splitlines()[-1].startswith("3 tasks with 2 template files: 0 problems, ")
 
 
 def test_check_lists_every_problem_and_exits_with_1(flan_jax, own_data):
@@ -270,7 +316,8 @@ def test_check_lists_every_problem_and_exits_with_1(flan_jax, own_data):
     test.write_text(test.read_text() + "\n" + rows[7])
     code, output, _ = flan_jax("check", "gsm8k", "cot_qasc", NIV2, "--format", "json")
     assert code == 1
-    reports = {report["task"]: report for report in json.loads(output)}
+    found = json.loads(output)
+    reports = {report["task"]: report for report in found["tasks"]}
     assert {name: report["ok"] for name, report in reports.items()} == {
         "gsm8k": False,
         "cot_qasc": False,
@@ -280,34 +327,76 @@ def test_check_lists_every_problem_and_exits_with_1(flan_jax, own_data):
     assert len(problems) == 2
     assert "no line '#### <number>'" in problems[0]
     assert "also in train" in problems[1]
-    (missing,) = reports["cot_qasc"]["findings"]
-    assert "is not in the data folder" in missing["message"]
-    assert missing["count"] == 2
+    assert "is not in the data folder" in reports["cot_qasc"]["missing"]
+    assert reports["gsm8k"]["missing"] is None
+    assert found["summary"]["tasks"] == 3
+    assert found["summary"]["ok"] == 1
+    assert found["summary"]["problems"] == 2
+    assert found["summary"]["missing"] == 1
     code, output, _ = flan_jax("check", "gsm8k", "cot_qasc", NIV2)
     assert code == 1
-    assert output.count("\tproblem\t") == 3
+    by_task = results(output)
+    assert by_task["gsm8k"].count("problem") == 2
+    assert "missing" in by_task["cot_qasc"] and "problem" not in by_task["cot_qasc"]
 
 
-def test_mixtures(flan_jax, own_data):
-    code, output, _ = flan_jax("mixtures", "--format", "json")
+def test_check_of_templates_needs_no_data(flan_jax, own_data):
+    code, output, _ = flan_jax("check", "--group", "cot", "--templates_only")
+    assert code == 0, output
+    found = results(output)
+    assert len(found) == 9
+    assert all(ending[-1] == "ok" for ending in found.values())
+    assert "data missing for 0; looked at 0 rows and 0 prompts" in output.splitlines()[-1]
+    # The mixture holds nothing here, but the tasks of its name can be checked.
+    assert flan_jax("check", "cot", "--templates_only") == (code, output, "")
+
+
+def test_check_of_several_groups_and_tasks_takes_each_once(flan_jax, own_data):
+    arguments = ("check", "gsm8k", "--group", "gsm8k", "--group", "dialog", "--templates_only")
+    code, output, _ = flan_jax(*arguments, "--format", "json")
     assert code == 0
-    found = {mixture["name"]: mixture for mixture in json.loads(output)}
-    assert {"cot", "niv2", "real"} <= set(found)
-    assert found["cot"]["tasks"] == 0 and "no data for any" in found["cot"]["missing"]
-    assert found["real"]["missing"] is None
-    assert set(found["real"]["proportions"]) == {"gsm8k", "gsm8k_cot", NIV2}
-    for mixture in found.values():
-        if mixture["tasks"]:
-            assert sum(mixture["proportions"].values()) == pytest.approx(1)
-    code, output, _ = flan_jax("mixtures", "real")
-    assert code == 0
-    shares = dict(line.split("\t") for line in output.splitlines())
-    assert float(shares["gsm8k"].rstrip("%")) == pytest.approx(
-        100 * found["real"]["proportions"]["gsm8k"], abs=0.001
+    names = [report["task"] for report in json.loads(output)["tasks"]]
+    assert names[0] == "gsm8k"
+    assert sorted(names) == sorted(
+        task.name for task in all_tasks() if task.group in ("gsm8k", "dialog")
     )
-    code, _, errors = flan_jax("mixtures", "cot")
-    assert code == 2
-    assert "no data for any of its 9 tasks" in errors
+
+
+MODULE = """
+from pathlib import Path
+from flan_jax.sources.files import HashSplits
+from flan_jax.sources.tsv import TsvSource
+from flan_jax.tasks import TaskDefinition, register_task
+
+HERE = Path(__file__).parent
+for name in ("faulty_a", "faulty_b"):
+    columns = ("item", "answer")
+    source = TsvSource({"train": HERE / "absent.tsv"}, HashSplits("item"), columns=columns)
+    register_task(TaskDefinition(name, "faulty", "own", source, HERE / "faulty.yaml", "MIT"))
+"""
+
+
+def test_a_fault_of_a_shared_file_is_told_once_with_its_place(flan_jax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
+    name = f"faulty_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    patterns = ["{{ item }}, again: {{ answer }}"] + [f"No. {n}: {{{{ item }}}}" for n in range(9)]
+    templates = [{"inputs": pattern, "targets": "{{ answer }}"} for pattern in patterns]
+    (tmp_path / "faulty.yaml").write_text(json.dumps({"templates": templates}))
+    arguments = ("check", "--group", "faulty", "--templates_only", "--module", name)
+    code, output, _ = flan_jax(*arguments)
+    assert code == 1
+    problem, summary = output.splitlines()
+    assert problem == (
+        "faulty_a\tproblem\tfaulty.yaml: templates[0]\t`inputs` has the field 'answer', which the "
+        "target asks for (2 tasks)"
+    )
+    assert summary.startswith("2 tasks with 1 template file: 1 problem, 0 notes, ")
+    code, output, _ = flan_jax(*arguments, "--format", "json")
+    assert code == 1
+    assert [report["ok"] for report in json.loads(output)["tasks"]] == [False, False]
 
 
 def test_a_terminal_gets_a_table(flan_jax, monkeypatch, capsys):

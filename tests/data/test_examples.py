@@ -68,6 +68,8 @@ def test_variants_are_drawn_by_the_mixture(maker):
         maker, mixture=dataclasses.replace(maker.mixture, variants={"zs_opt": 1.0})
     )
     assert {only.example(draw).variant for draw in _draws()} == {"zs_opt", "zs_noopt"}
+    # Long enough for one exemplar always: without any, a prompt is a zero-shot one.
+    maker = dataclasses.replace(maker, few_shot=FewShotPolicy(max_tokens=400))
     found = Counter(maker.example(Draw(1, i, 0)).variant for i in range(57))
     assert set(found) == {"zs_opt", "zs_noopt", "fs_opt", "fs_noopt"}
     assert min(found.values()) >= 5

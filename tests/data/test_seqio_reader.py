@@ -48,7 +48,7 @@ def _add(name, vocabulary=None, features=("inputs", "targets"), shuffle_buffer_s
 
 
 @pytest.fixture(autouse=True)
-def foreign(monkeypatch, mixture):
+def foreign(seqio_loaded, monkeypatch, mixture):
     """SeqIO's registries with `theirs`, and ours with `toys`."""
     import seqio
 

@@ -103,7 +103,7 @@ def test_in_training_answers_belong_to_the_parameters(tmp_path: Path, calls):
     with jax.set_mesh(mesh):
         for value in (1.0, 1.0, 2.0):
             line = evaluator.evaluate(
-                MODEL, {"kernel": jnp.full(3, value)}, sharding, 5, str(tmp_path)
+                MODEL, {"kernel": jnp.full(3, value)}, sharding, 5, str(tmp_path), "micro"
             )
             assert line.startswith("zero_shot: held in ")
     assert len(list((tmp_path / "predictions").iterdir())) == 2
@@ -142,7 +142,7 @@ def test_greedy_needs_no_keys_and_sampling_gets_one_for_each_item(monkeypatch):
 
 def test_headline():
     def scores(held_in, held_out):
-        return SimpleNamespace(held_in=held_in, held_out=held_out)
+        return SimpleNamespace(held_in=held_in, held_out=held_out, unknown=None)
 
     some, more = SimpleNamespace(value=0.41249), SimpleNamespace(value=0.12)
     assert headline(scores(some, more)) == "held in 41.2%, held out 12.0%"

@@ -52,9 +52,9 @@ def tasks(tmp_path_factory) -> dict[str, TaskDefinition]:
     (folder / "open.yaml").write_text(TEMPLATES)
     (folder / "choice.yaml").write_text(CHOICE_TEMPLATES)
     kinds = (
-        ("evaltest_open", _open_row, "open", "templates", False),
+        ("evaltest_open", _open_row, "open", "direct", False),
         ("evaltest_cot", _open_row, "open", "cot", False),
-        ("evaltest_choice", _choice_row, "choice", "templates", True),
+        ("evaltest_choice", _choice_row, "choice", "direct", True),
     )
     return {
         name: register_task(
@@ -65,11 +65,11 @@ def tasks(tmp_path_factory) -> dict[str, TaskDefinition]:
                 source=ProceduralSource(name, generate),
                 template_file=folder / f"{file}.yaml",
                 licence="Apache-2.0",
-                section=section,
+                styles=(style,),
                 has_options=options,
             )
         )
-        for name, generate, file, section, options in kinds
+        for name, generate, file, style, options in kinds
     }
 
 

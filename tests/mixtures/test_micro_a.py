@@ -482,7 +482,7 @@ def test_rendered_texts(name):
                     assert text and text == text.strip()
                     assert not re.search(r"[{}]|  |None|\[|\n\n|\.\.(?!\.)(?<!\.\.\.)", text), text
                 assert len(inputs.removesuffix(options).split()) <= 45, inputs
-                if task.section == "cot":
+                if task.styles == ("cot",):
                     assert targets.endswith(f" answer is {row['answer']}.")
                     assert targets.count("answer is") == 1
                 else:

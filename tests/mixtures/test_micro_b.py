@@ -25,8 +25,8 @@ MODULES: dict[str, ModuleType] = {
 }
 ROWS = 300
 OURS = [task for task in all_tasks() if task.group == "micro" and task.cluster in MODULES]
-TASKS = [task for task in OURS if task.section == "templates"]
-COT_TASKS = [task for task in OURS if task.section == "cot"]
+TASKS = [task for task in OURS if task.styles == ("direct",)]
+COT_TASKS = [task for task in OURS if task.styles == ("cot",)]
 NAMES = [task.name.removeprefix("micro_") for task in TASKS]
 
 by_name = pytest.mark.parametrize("name", NAMES)

@@ -17,9 +17,18 @@ from flan_jax.prompts.fewshot import (
 )
 
 
+def _join(layout, shots, query, budget, count):
+    laid_out = [layout.exemplar(*shot) for shot in shots]
+    return join_within("", laid_out, layout.query(query), budget, count)
+
+
+def test_an_opening_stands_above_all():
+    assert join_within("Add.", ["1+1 2\n"], "2+2", None, None) == ("Add.\n\n1+1 2\n2+2", 0)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=repr)
 def test_the_query_is_laid_out_as_the_exemplars_are(layout):
-    prompt, _ = join_within(layout, [("2+2", "4"), ("3+3", "6")], "4+4", None, None)
+    prompt, _ = _join(layout, [("2+2", "4"), ("3+3", "6")], "4+4", None, None)
     whole = prompt + " " * (not layout.before_target.endswith("\n"))
     expected = [f"{layout.before_input}{q}{layout.before_target}" for q in ("2+2", "3+3", "4+4")]
     starts = [prompt.index(part.rstrip()) for part in expected]
@@ -67,17 +76,17 @@ SHOTS = [("one", "1"), ("two", "2"), ("three", "3")]
 @given(st.integers(0, 80))
 def test_budgets_drop_from_the_front_and_no_more_than_needed(budget):
     layout = Layout("Q: ", "\nA: ")
-    prompt, dropped = join_within(layout, SHOTS, "four", budget, len)
-    full, _ = join_within(layout, SHOTS[dropped:], "four", None, None)
+    prompt, dropped = _join(layout, SHOTS, "four", budget, len)
+    full, _ = _join(layout, SHOTS[dropped:], "four", None, None)
     assert prompt == full
     assert len(prompt) <= budget or dropped == len(SHOTS)
     if dropped:
-        longer, _ = join_within(layout, SHOTS[dropped - 1 :], "four", None, None)
+        longer, _ = _join(layout, SHOTS[dropped - 1 :], "four", None, None)
         assert len(longer) > budget
 
 
 def test_a_query_over_budget_is_kept_whole():
-    prompt, dropped = join_within(Layout("Q: ", "\nA: "), SHOTS, "four", 1, len)
+    prompt, dropped = _join(Layout("Q: ", "\nA: "), SHOTS, "four", 1, len)
     assert (prompt, dropped) == ("Q: four\nA:", 3)
 
 

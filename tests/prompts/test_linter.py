@@ -30,7 +30,8 @@ def make(tmp_path):
             if found is not None:
                 files[split] = tmp_path / f"{split}{number}.tsv"
                 files[split].write_text("".join("\t".join(row) + "\n" for row in found))
-        section = changes.get("section", "templates")
+        sections = {"direct": "templates", "cot": "cot", "inverted": "inverted"}
+        section = sections[changes.get("styles", ("direct",))[0]]
         (tmp_path / f"t{number}.yaml").write_text(f"{section}:\n{templates}")
         fields = {
             "source": TsvSource(files, changes.pop("carve", None), columns=columns),
@@ -90,7 +91,7 @@ def test_a_template_without_fields(make):
 def test_few_templates_are_only_noted(make):
     report = lint(make('- inputs: "{{ item }}"\n  targets: "{{ answer }}"\n'))
     assert not report.problems
-    assert "1 templates" in one(report, "note")
+    assert "1 templates; Flan uses ten" in one(report, "note")
 
 
 def test_empty_prompts(make):
@@ -102,8 +103,7 @@ def test_empty_prompts(make):
 
 def test_a_template_that_fails_on_some_row(make):
     report = lint(make(GOOD + '- inputs: "{{ item[0] + 1 }}"\n  targets: "{{ answer }}"\n'))
-    assert "template 10" in one(report)
-    assert "TypeError" in one(report)
+    assert "t0.yaml: templates[10], zs_noopt, train[0]: TypeError" in one(report)
 
 
 def test_empty_answers_and_bad_rows_are_all_counted(make):
@@ -118,10 +118,82 @@ def test_a_mapping_function_that_fails(make):
     assert report.problems[0].count == 2
 
 
-def test_missing_data(tmp_path, make):
-    task = make(source=TsvSource({"train": tmp_path / "absent.tsv"}, HashSplits("item")))
-    assert "absent.tsv does not exist" in one(lint(task))
-    assert lint(task).problems[0].count == 2
+def test_missing_data_are_said_to_be_missing_and_templates_are_checked(tmp_path, make):
+    absent = TsvSource({"train": tmp_path / "absent.tsv"}, HashSplits("item"))
+    task = make(GOOD + '- inputs: "Hello"\n  targets: "world"\n', source=absent)
+    report = lint(task)
+    assert "absent.tsv does not exist" in one(report, "missing")
+    assert "uses no field of the row" in one(report)
+    assert not lint(make(source=absent)).ok
+    assert not lint(make(source=absent)).problems
+
+
+def test_templates_only_needs_no_data(tmp_path, make):
+    absent = TsvSource({"train": tmp_path / "absent.tsv"}, HashSplits("item"))
+    report = lint(make(source=absent), templates_only=True)
+    assert report.findings == ()
+    assert report.ok
+    task = make(GOOD + '- inputs: "{{ answer }}!"\n  targets: "{{ answer }}"\n', source=absent)
+    assert "the target asks for" in one(lint(task, templates_only=True))
+
+
+def test_a_source_that_fails_only_when_read(make, monkeypatch):
+    task = make()
+    monkeypatch.setattr(type(task.source), "check_present", lambda self: None)
+    task.source.files["train"].unlink()
+    assert "does not exist" in one(lint(task))
+
+
+def test_unused_fields_are_noted_once(make):
+    rows = [("i1", "a1", "x", "1"), ("i2", "a2", "y", "2")]
+    report = lint(make(rows=rows, columns=("item", "answer", "extra", "id")))
+    assert one(report, "note") == "t0.yaml: no template uses the rows' fields 'extra'"
+    assert report.ok
+    used = GOOD + '- inputs: "{{ item }}, {{ extra }}?"\n  targets: "{{ answer }}"\n'
+    task = make(used, rows=rows, columns=("item", "answer", "extra", "id"))
+    assert lint(task).findings == ()
+
+
+LEAK_ROWS = [(f"thing number {word}", word) for word in "one two three four five six".split()]
+
+
+def with_parts(row: Row) -> Row:
+    return {"item": "a thing", "hint": row["item"], "answer": row["answer"]}
+
+
+def test_a_template_that_gives_the_answer_away_in_nearly_every_row(make):
+    frame = '- inputs: "No. {}: {{{{ {} }}}}"\n  targets: "{{{{ answer }}}}"\n'
+    sound = "".join(frame.format(n, "item") for n in range(1, 10))
+    task = make(sound + frame.format(0, "hint"), LEAK_ROWS, to_fields=with_parts)
+    assert one(lint(task)) == (
+        "t0.yaml: templates[9]: the prompt holds the target in 6 of 6 rows; "
+        "those of the other templates do in 0%"
+    )
+    meant = frame.format(0, "hint") + "  allow: [answer_leak]\n"
+    assert lint(make(sound + meant, LEAK_ROWS, to_fields=with_parts)).ok
+
+
+def test_answers_that_stand_in_every_passage_are_no_leak(make):
+    frame = '- inputs: "No. {}: {{{{ hint }}}}"\n  targets: "{{{{ answer }}}}"\n'
+    task = make("".join(map(frame.format, range(10))), LEAK_ROWS, to_fields=with_parts)
+    assert lint(task).ok
+
+
+def test_naming_the_labels_is_no_leak(make):
+    labels = ["up", "down", "level"]
+    rows = [(f"i{n}", labels[n % 3], "|".join(labels)) for n in range(6)]
+    naming = '- inputs: "{{ item }}: up, down or level?{{ options }}"\n  targets: "{{ answer }}"\n'
+    columns = ("item", "answer", "options")
+    task = make(OPTIONS + naming, rows, has_options=True, to_fields=with_options, columns=columns)
+    assert lint(task).ok
+
+
+def test_a_task_for_testing_alone_has_exemplars_of_its_own(make):
+    rows = [(f"i{n}", f"a{n}") for n in range(4)]
+    task = make(rows=None, test=rows)
+    report = lint(task)
+    assert report.findings == ()
+    assert report.prompts == 2 * 10 * 4
 
 
 def test_no_rows(make):
@@ -179,9 +251,9 @@ def test_no_template_for_a_variant(make):
 
 def test_worked_solutions_must_end_in_the_answer(make):
     good = GOOD.replace('"{{ answer }}"', '"Because. So the answer is {{ answer }}."')
-    assert not lint(make(good, section="cot")).problems
+    assert not lint(make(good, styles=("cot",))).problems
     bad = good + '- inputs: "{{ item }}"\n  targets: "Because. It is {{ answer }}."\n'
-    assert "should end in 'answer is a1.'" in one(lint(make(bad, section="cot")))
+    assert "should end in 'answer is a1.'" in one(lint(make(bad, styles=("cot",))))
 
 
 def test_lengths_are_noted(make):

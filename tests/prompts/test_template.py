@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flan_jax.prompts.template import Template, TemplateError, fields_of, load_templates
+from flan_jax.prompts.template import (
+    Template,
+    TemplateError,
+    fields_of,
+    load_templates,
+    sections_of,
+)
 
 
 def _write(tmp_path: Path, text: str) -> Path:
@@ -55,6 +61,8 @@ cot:
         ("templates: [{inputs: '{{ a', targets: b}]", r"templates\[0\]: .*\(line 1 of the pattern"),
         ("templates: [{inputs: a, targets: '{% if %}'}]", r"templates\[0\]: "),
         ("templates: [{inputs: a, targets: b, needs_options: 1}]", "true or false, found 1"),
+        ("templates: [{inputs: a, targets: b, allow: form}]", "`allow` must be a list of checks"),
+        ("templates: [{inputs: a, targets: b, allow: [from]}]", "'from'; did you mean 'form'"),
     ],
 )  # fmt: skip
 def test_malformed_files_are_refused_with_the_place(tmp_path, text, message):
@@ -66,6 +74,16 @@ def test_the_position_of_the_wrong_template_is_named(tmp_path):
     text = "templates:\n- {inputs: a, targets: b}\n- {inputs: a}\n"
     with pytest.raises(TemplateError, match=r"task.yaml: templates\[1\]"):
         load_templates(_write(tmp_path, text))
+
+
+def test_a_template_may_allow_what_a_check_would_find(tmp_path):
+    entry = "{inputs: a, targets: b, allow: [option_talk, form]}"
+    path = _write(tmp_path, f"templates: [{entry}]\nfew_shot: [{entry}]\n")
+    assert sections_of(path) == ("templates", "few_shot")
+    for section in sections_of(path):
+        (template,) = load_templates(path, section)
+        assert template.allow == ("option_talk", "form")
+    assert Template("a", "b").allow == ()
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -82,7 +82,7 @@ class Listener:
         self.calls: list[tuple[int, str]] = []
         self.signal_at = signal_at
 
-    def evaluate(self, model, params, batch_sharding, step: int, folder: str) -> str:
+    def evaluate(self, model, params, batch_sharding, step: int, folder: str, trained) -> str:
         assert model.module == CONFIG
         self.calls.append((step, parameter_hash(params)))
         if step == self.signal_at:
