@@ -137,6 +137,9 @@ setup(
         "dev": DEV,
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
+        # Building stores on Beam's runners, and reading them from HTTP or buckets.
+        "beam": ["apache-beam>=2.77"],
+        "remote": ["aiohttp>=3.10", "gcsfs>=2024.6", "s3fs>=2024.6"],
     },
     entry_points={"console_scripts": ["flan-jax = flan_jax.cli.main:main"]},
     classifiers=[

@@ -19,7 +19,12 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 def stable_hash(*path: int | str) -> int:
     """A 64-bit hash of `path`, equal in every process, run and Python version."""
-    text = "\x1f".join(f"{type(part).__name__[0]}{part}" for part in path)
+    text = "\x1f".join(
+        [
+            f"s{part}" if part.__class__ is str else f"{part.__class__.__name__[0]}{part}"
+            for part in path
+        ]
+    )
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 

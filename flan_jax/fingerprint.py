@@ -16,6 +16,7 @@ from typing import Any
 
 from flan_jax.mixing import MixtureDefinition
 from flan_jax.prompts.options import OptionStyles
+from flan_jax.prompts.template import Template
 from flan_jax.tasks import TaskDefinition
 
 
@@ -55,6 +56,7 @@ def task_hash(task: TaskDefinition) -> str:
         task.draw_fields,
         getattr(source, "keep", None),
         getattr(source, "generate", None),
+        getattr(getattr(source, "source", None), "keep", None),  # of a filtered source
     )
     return _digest(
         {
@@ -63,7 +65,7 @@ def task_hash(task: TaskDefinition) -> str:
             "styles": task.styles,
             "has_options": task.has_options,
             "option_styles": _options_digest(task.option_styles),
-            "templates": _templates_digest(task),
+            "templates": _templates_digest(task.sections()),
             "functions": [_module_digest(function) for function in functions],
         }
     )
@@ -71,22 +73,35 @@ def task_hash(task: TaskDefinition) -> str:
 
 def _reads(source: Any) -> str:
     """Which part of the data a source reads, where it says so."""
+    source = getattr(source, "source", source)  # of a filtered one, what it filters
     found = {name: getattr(source, name, None) for name in ("read", "files", "carve")}
     return repr({name: value for name, value in found.items() if value is not None})
 
 
+@functools.cache
 def _options_digest(styles: OptionStyles) -> str:
     # What a kind of marker does is told best by some of its marks.
     marks = [[(kind.mark(i), kind.label(i)) for i in (0, 3, 27)] for kind in styles.kinds]
     return _digest([styles.headings, marks, styles.endings])
 
 
-def _templates_digest(task: TaskDefinition) -> str:
+# Many tasks share a file. By the templates' identity, which the entries keep.
+_DIGESTS: dict[tuple[tuple[str, int], ...], tuple[dict[str, tuple[Template, ...]], str]] = {}
+
+
+def _templates_digest(sections: dict[str, tuple[Template, ...]]) -> str:
+    key = tuple((section, id(templates)) for section, templates in sections.items())
+    if key not in _DIGESTS:
+        _DIGESTS[key] = sections, _digest_sections(sections)
+    return _DIGESTS[key][1]
+
+
+def _digest_sections(sections: dict[str, tuple[Template, ...]]) -> str:
     return _digest(
         {
             section: [[t.inputs, t.targets, t.needs_options, t.instruction, t.shot, repr(t.layout),
                        t.exemplars, t.requires] for t in templates]
-            for section, templates in task.sections().items()
+            for section, templates in sections.items()
         }
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ take quadratic time at thousands of tasks.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,8 +100,15 @@ class MixtureDefinition:
 
     def draw_variant(self, task: TaskDefinition, draws: Draws) -> str:
         """A variant for one example of `task`."""
-        weights = self.variants_of(task)
-        return draws.weighted(list(weights), list(weights.values()))
+        if task.name not in self._weights:
+            weights = self.variants_of(task)
+            self._weights[task.name] = tuple(weights), tuple(weights.values())
+        return draws.weighted(*self._weights[task.name])
+
+    @functools.cached_property
+    def _weights(self) -> dict[str, tuple[tuple[str, ...], tuple[float, ...]]]:
+        """What `draw_variant` has looked up."""
+        return {}
 
 
 _MIXTURES: dict[str, MixtureDefinition] = {}

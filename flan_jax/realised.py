@@ -8,7 +8,7 @@ other tasks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 from flan_jax.mixing import MixtureDefinition
@@ -47,24 +47,34 @@ def missing_data(task: TaskDefinition) -> str | None:
     return None
 
 
-def realise(mixture: MixtureDefinition, *, allow_missing: bool = False) -> RealisedMixture:
+def realise(
+    mixture: MixtureDefinition,
+    *,
+    allow_missing: bool = False,
+    why_missing: Callable[[TaskDefinition], str | None] = missing_data,
+    remedy: str = "",
+) -> RealisedMixture:
     """`mixture` without the tasks whose data are not on this machine.
 
     Each part of the mixture keeps its share as long as one of its tasks is there.
 
+    Args:
+      mixture: the mixture.
+      allow_missing: whether to go on without the tasks that are missing.
+      why_missing: says why a task is missing, or None; such as by looking into a store.
+      remedy: what gets the missing data; by default `flan-jax data fetch`.
+
     Raises:
       MixtureMissingError: data are missing and `allow_missing` is not set, or all are missing.
     """
-    missing = {
-        task.name: why for task in mixture.tasks() if (why := missing_data(task)) is not None
-    }
+    missing = {task.name: why for task in mixture.tasks() if (why := why_missing(task)) is not None}
     if not missing:
         return RealisedMixture(mixture, {})
     present = {name for name in mixture.rates if name not in missing}
     if not present or not allow_missing:
         raise MixtureMissingError(
             tell_missing(mixture, missing)
-            + f"\n`flan-jax data fetch {mixture.name}` gets what can be got; "
+            + f"\n{remedy or f'`flan-jax data fetch {mixture.name}` gets what can be got'}; "
             "--gin.ALLOW_MISSING=True goes on without the rest"
         )
     return RealisedMixture(only(mixture, present), missing)

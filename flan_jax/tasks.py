@@ -9,6 +9,7 @@ are read when first asked for, and a task of a large collection is not even defi
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 from collections.abc import Callable, Mapping
@@ -101,6 +102,9 @@ class TaskDefinition:
     option_styles: OptionStyles = FLAN_STYLES
     description: str = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise UserError(
@@ -126,6 +130,12 @@ class TaskDefinition:
         Few-shot variants take the file's short patterns if there are any, else the zero-shot
         templates. Raises TemplateError if the file is malformed.
         """
+        found = self._templates.get(variant)
+        if found is None:
+            found = self._templates[variant] = self._load_templates(variant)
+        return found
+
+    def _load_templates(self, variant: str) -> tuple[Template, ...]:
         shots, _, kind = variant.partition("_")
         zero_shot, few_shot = _SECTIONS[kind if kind in _SECTIONS else "direct"]
         if shots == "fs" and has_section(self.template_file, few_shot):
@@ -160,6 +170,20 @@ class TaskDefinition:
 
     def variants(self) -> tuple[str, ...]:
         """Variants that differ for this task."""
+        return self._variants
+
+    # What follows from the definition and is asked for with every example is worked out once.
+
+    @functools.cached_property
+    def _templates(self) -> dict[str, tuple[Template, ...]]:
+        return {}
+
+    @functools.cached_property
+    def _stand_ins(self) -> dict[str, str | None]:
+        return {}
+
+    @functools.cached_property
+    def _variants(self) -> tuple[str, ...]:
         kinds = []
         for style in self.styles:
             if style == "direct":
@@ -174,8 +198,11 @@ class TaskDefinition:
         Without options `zs_opt` is `zs_noopt`, and where only worked reasoning is asked for, both
         are `zs_cot`; input-inverted prompts have no stand-in.
         """
-        known = self.variants()
-        return next((v for v in (variant, *_STAND_INS.get(variant, ())) if v in known), None)
+        if variant not in self._stand_ins:
+            known = self.variants()
+            candidates = (variant, *_STAND_INS.get(variant, ()))
+            self._stand_ins[variant] = next((v for v in candidates if v in known), None)
+        return self._stand_ins[variant]
 
     def resolve_variant(self, variant: str) -> str:
         """As `stand_in`, but raises UserError if there is none."""

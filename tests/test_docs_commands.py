@@ -101,12 +101,16 @@ def help_text(*arguments: str) -> str:
     return out.getvalue()
 
 
+_DATA = ("status", "fetch", "build", "render", "show", "stats")
+
+
 @cache
 def known_flags() -> frozenset[str]:
     texts = [help_text(), *(help_text(name) for name in COMMANDS)]
     texts += [help_text("tasks", name) for name in ("list", "show", "sample", "check", "overlap")]
     texts += [help_text("mixture", name) for name in ("list", "show")]
-    texts += [help_text("data", name) for name in ("status", "fetch")]
+    texts += [help_text("data", name) for name in _DATA]
+    texts += [file.read_text(encoding="utf-8") for file in (ROOT / "benchmarks").glob("*.py")]
     return frozenset(flag for text in texts for flag in re.findall(r"(?<![\w-])--?\w+", text))
 
 

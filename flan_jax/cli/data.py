@@ -2,6 +2,7 @@
 
 flan-jax data status --data_dir ~/data
 flan-jax data fetch gsm8k
+flan-jax data build gsm8k --out ~/stores/gsm8k
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flan_jax.cli import data_fetch
+from flan_jax.cli import data_build, data_fetch, data_render, data_show, data_stats
 from flan_jax.cli.tables import FORMATS, print_json, print_table
 from flan_jax.errors import UserError
 
-HELP = "fetch datasets, and tell which are in the data folder"
+HELP = "fetch datasets, build stores of their rows, and look at batches"
 STYLES = {"found": "green", "missing": "yellow"}
 
 
@@ -78,10 +79,22 @@ def parser() -> argparse.ArgumentParser:
     two = commands.add_parser("fetch", help=data_fetch.HELP)
     data_fetch.add_arguments(two)
     two.set_defaults(run=data_fetch.run)
+    for name, module in (("show", data_show), ("stats", data_stats)):
+        text = f"{module.HELP[0].upper()}{module.HELP[1:]}."
+        inspecting = commands.add_parser(name, help=module.HELP, description=text)
+        module.add_arguments(inspecting)
+        inspecting.set_defaults(run=module.run)
+    three = commands.add_parser("build", help=data_build.HELP)
+    data_build.add_arguments(three)
+    three.set_defaults(run=data_build.run)
+    four = commands.add_parser("render", help=data_render.HELP)
+    data_render.add_arguments(four)
+    four.set_defaults(run=data_render.run)
     return top
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs `flan-jax data` and returns its exit code."""
-    arguments = parser().parse_args(argv)
+    argv, beam_options = data_build.split_options(argv)
+    arguments = parser().parse_args(argv, argparse.Namespace(beam_options=beam_options))
     return arguments.run(arguments)

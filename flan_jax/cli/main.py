@@ -43,7 +43,7 @@ COMMANDS = {
     "infer": Command("flan_jax.cli.infer", "generate answers with a checkpoint"),
     "tasks": Command("flan_jax.cli.tasks", "list, show and check tasks and mixtures"),
     "mixture": Command("flan_jax.cli.mixture", "list mixtures; show shares, repeats and hash"),
-    "data": Command("flan_jax.cli.data", "fetch datasets, and tell which are in the data folder"),
+    "data": Command("flan_jax.cli.data", "fetch datasets, store their rows, look at batches"),
     "doctor": Command("flan_jax.cli.doctor", "check this machine and installation"),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from flan_jax.data.flat_rows import FlatExamples, flatten
 from flan_jax.data.packing import TokenizedExample
 from flan_jax.data.schedule import Draw
 from flan_jax.data.vocabulary import Vocabulary
@@ -46,6 +47,8 @@ class ExampleMaker:
       objective: makes inputs and targets out of a text's tokens, for pre-training; None to learn
         the tasks' own targets.
       missing: tasks that were left out because their data are not there, and why.
+      definitions: the tasks themselves, in the mixture's order, if their rows come from elsewhere
+        than registered, such as from a store; none for the registered ones.
     """
 
     mixture: MixtureDefinition
@@ -57,14 +60,18 @@ class ExampleMaker:
     few_shot: FewShotPolicy = field(default_factory=FewShotPolicy)
     objective: SpanCorruption | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    definitions: tuple[TaskDefinition, ...] = ()
 
     def __post_init__(self) -> None:
         # Looked up now, to travel along to reader processes, whose registries are empty.
-        _ = self._tasks
+        names = [task.name for task in self.tasks]
+        if names != list(self.mixture.rates):
+            raise ValueError(f"definitions of {names}, but the mixture has {self.task_names}")
 
     @functools.cached_property
-    def _tasks(self) -> tuple[TaskDefinition, ...]:
-        return self.mixture.tasks()
+    def tasks(self) -> tuple[TaskDefinition, ...]:
+        """The tasks, by the number that `TokenizedExample.task` gives them."""
+        return self.definitions or self.mixture.tasks()
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -73,7 +80,7 @@ class ExampleMaker:
 
     def example(self, draw: Draw) -> Example:
         """The rendered text of one draw."""
-        task = self._tasks[draw.task]
+        task = self.tasks[draw.task]
         key = Draws(self.seed, "variant", task.name, self.split, draw.index, draw.epoch)
         return render(
             task,
@@ -83,29 +90,54 @@ class ExampleMaker:
             epoch=draw.epoch,
             variant=self.mixture.draw_variant(task, key),
             few_shot=self.few_shot,
-            count_tokens=lambda text: len(self.inputs_vocabulary.encode(text)) + 1,
+            count_tokens=lambda text: len(self._encode_inputs(text)) + 1,
         )
+
+    def _encode_inputs(self, text: str) -> list[int]:
+        """Ids of a prompt. The last one is kept: what was just measured is what comes next."""
+        known = self._encoded[0]  # taken and put in one go: readers' threads may share a maker
+        if known[0] != text:
+            known = self._encoded[0] = (text, self.inputs_vocabulary.encode(text))
+        return known[1]
+
+    @functools.cached_property
+    def _encoded(self) -> list[tuple[str, list[int]]]:
+        return [("", self.inputs_vocabulary.encode(""))]
+
+    def num_examples(self, position: int) -> int | None:
+        """Rows of the task at `position`; None if it is endless. Raises SourceError."""
+        return self.tasks[position].source.num_examples(self.split)
+
+    def flat(self, draws: Sequence[Draw]) -> FlatExamples:
+        """The token ids of several draws, one after the other."""
+        return flatten([self.tokenized(draw) for draw in draws])
 
     def tokenized(self, draw: Draw) -> TokenizedExample:
         """The token ids of one draw."""
         example = self.example(draw)
         if self.objective is not None:
             return self._corrupted(example, draw)
-        inputs = self.inputs_vocabulary.encode(example.inputs)
+        inputs = self._encode_inputs(example.inputs)
         return self._trimmed(inputs, self.targets_vocabulary.encode(example.targets), draw)
 
     def _corrupted(self, example: Example, draw: Draw) -> TokenizedExample:
         assert self.objective is not None
         vocabulary = self.inputs_vocabulary
         draws = Draws(self.seed, "objective", example.task, self.split, draw.index, draw.epoch)
-        tokens = vocabulary.encode(example.inputs)[: self.feature_lengths["inputs"] - 1]
-        inputs, targets = self.objective(tokens, vocabulary.sentinels, draws)
-        return self._trimmed(inputs, targets, draw)
+        tokens = self._encode_inputs(example.inputs)
+        kept = tokens[: self.feature_lengths["inputs"] - 1]
+        inputs, targets = self.objective(kept, vocabulary.sentinels, draws)
+        return self._trimmed(inputs, targets, draw, len(tokens) - len(kept))
 
-    def _trimmed(self, inputs: list[int], targets: list[int], draw: Draw) -> TokenizedExample:
-        lengths = self.feature_lengths
+    def _trimmed(
+        self, inputs: list[int], targets: list[int], draw: Draw, lost: int = 0
+    ) -> TokenizedExample:
+        """Both sides cut to length; `lost` tokens of the inputs were cut before."""
+        longest = self.feature_lengths["inputs"], self.feature_lengths["targets"]
         return TokenizedExample(
-            trim_with_eos(inputs, self.inputs_vocabulary, lengths["inputs"]),
-            trim_with_eos(targets, self.targets_vocabulary, lengths["targets"]),
+            trim_with_eos(inputs, self.inputs_vocabulary, longest[0]),
+            trim_with_eos(targets, self.targets_vocabulary, longest[1]),
             draw.task,
+            lost + max(0, len(inputs) + 1 - longest[0]),
+            max(0, len(targets) + 1 - longest[1]),
         )

@@ -9,7 +9,11 @@ the iterator's state is a window number and a position in it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import multiprocessing.connection
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +24,23 @@ import grain
 import grain.experimental
 import numpy as np
 
+from flan_jax.data.counts import NOT_TRAINED_ON, WINDOWS, count_batch
 from flan_jax.data.examples import ExampleMaker
+from flan_jax.data.flat_rows import FlatExamples, build_rows, flatten
 from flan_jax.data.packing import Row, TokenizedExample, build_row, pack_best_fit
 from flan_jax.data.schedule import WINDOW, Draw, Schedule
 from flan_jax.data.seqio_reader import SeqioExamples, SeqioWindows, foreign_provider
+from flan_jax.data.token_store import stored_examples
 from flan_jax.data.vocabulary import Vocabulary
 from flan_jax.draws import Draws
 from flan_jax.errors import UserError
 from flan_jax.mixing import MixtureDefinition, get_mixture
 from flan_jax.objectives import SpanCorruption
 from flan_jax.prompts.fewshot import FewShotPolicy
-from flan_jax.realised import only, realise
+from flan_jax.realised import RealisedMixture, only, realise
 from flan_jax.sources.base import check_split
+from flan_jax.store import Store, open_store
+from flan_jax.tasks import TaskDefinition
 
 Batch = dict[str, np.ndarray]
 _ENDLESS = 1 << 40  # windows; Grain wants a length
@@ -47,7 +56,8 @@ class DatasetConfig:
 
     Attributes:
       mixture_or_task_name: a registered mixture or task.
-      task_feature_lengths: tokens per row, for `inputs` and `targets`.
+      task_feature_lengths: tokens that an example may have, for `inputs` and `targets`; what is
+        longer is cut.
       split: split to read.
       batch_size: rows in a global batch.
       shuffle: whether to shuffle rows and their order.
@@ -59,7 +69,13 @@ class DatasetConfig:
       objective: `@objectives.SpanCorruption()` to pre-train on the inputs' text; None to learn the
         tasks' own targets.
       num_workers: reader processes; 0 reads in a thread.
+      row_lengths: tokens per row, if more than an example may have: rows longer than their longest
+        example fill better (`flan-jax data stats` recommends a pair).
       allow_missing: go on without the tasks whose data are not on this machine.
+      store: folder or address of a store that `flan-jax data build` made, to take the rows from;
+        None to read the datasets as they were published.
+      token_store: folder or address of what `flan-jax data render` made, to take the token ids
+        from; the rows are not needed then. None to render while training.
     """
 
     mixture_or_task_name: str
@@ -74,7 +90,10 @@ class DatasetConfig:
     few_shot: FewShotPolicy = FewShotPolicy()
     objective: SpanCorruption | None = None
     num_workers: int = 0
+    row_lengths: Mapping[str, int] | None = None
     allow_missing: bool = False
+    store: str | None = None
+    token_store: str | None = None
 
     def __post_init__(self) -> None:
         if self.use_cached:
@@ -92,11 +111,22 @@ class DatasetConfig:
             )
         if min(lengths.values()) < 2:
             raise UserError(f"TASK_FEATURE_LENGTHS must be at least 2, found {dict(lengths)!r}")
+        rows = lengths if self.row_lengths is None else self.row_lengths
+        if not isinstance(rows, Mapping) or set(rows) != set(lengths):
+            raise UserError(
+                f"ROW_LENGTHS must be None or like TASK_FEATURE_LENGTHS, found {rows!r}"
+            )
+        if any(rows[name] < lengths[name] for name in lengths):
+            raise UserError(
+                f"ROW_LENGTHS {dict(rows)!r} must be at least TASK_FEATURE_LENGTHS "
+                f"{dict(lengths)!r}: a row must hold any example"
+            )
 
     @property
     def capacity(self) -> tuple[int, int]:
         """(inputs, targets) length of a row."""
-        return self.task_feature_lengths["inputs"], self.task_feature_lengths["targets"]
+        lengths = self.task_feature_lengths if self.row_lengths is None else self.row_lengths
+        return lengths["inputs"], lengths["targets"]
 
     def example_maker(
         self, inputs: Vocabulary, targets: Vocabulary, seed: int
@@ -109,6 +139,7 @@ class DatasetConfig:
           UnknownTaskError: nothing has this name; with a suggestion.
           SourceError: a task has no such split.
           MixtureMissingError: data of some tasks are missing, and `allow_missing` is not set.
+          StoreError: a store is missing or damaged, or was built of other definitions.
         """
         lengths = dict(self.task_feature_lengths)
         seed = seed if self.seed is None else self.seed
@@ -120,30 +151,53 @@ class DatasetConfig:
                     "preprocessors: set objective to None and add the preprocessor to the task"
                 )
             return SeqioExamples(provider, inputs, targets, lengths, seed, self.split)
-        realised = realise(get_mixture(self.mixture_or_task_name), allow_missing=self.allow_missing)
-        return ExampleMaker(
-            _with_split(realised.mixture, self.split),
-            inputs,
-            targets,
-            lengths,
-            seed,
-            self.split,
-            dataclasses.replace(self.few_shot, max_tokens=self.capacity[0]),
-            self.objective,
-            realised.missing,
+        few_shot = dataclasses.replace(self.few_shot, max_tokens=lengths["inputs"])
+        mixture = get_mixture(self.mixture_or_task_name)
+        settings = (inputs, targets, lengths, seed, self.split, few_shot, self.objective)
+        if self.token_store is not None:
+            return stored_examples(self.token_store, mixture, self.allow_missing, *settings)
+        realised, definitions = self._realise(mixture)
+        mixture = _with_split(realised.mixture, definitions, self.split)
+        tasks = tuple(definitions[name] for name in mixture.rates) if self.store else ()
+        return ExampleMaker(mixture, *settings, realised.missing, tasks)
+
+    def _realise(
+        self, mixture: MixtureDefinition
+    ) -> tuple[RealisedMixture, dict[str, TaskDefinition]]:
+        """What is there of a mixture, and its tasks by name, which may read from the store."""
+        if self.store is None:
+            realised = realise(mixture, allow_missing=self.allow_missing)
+            return realised, {task.name: task for task in realised.mixture.tasks()}
+        store = open_store(self.store)
+        realised = realise(
+            mixture,
+            allow_missing=self.allow_missing,
+            why_missing=lambda task: _not_stored(store, task.name),
+            remedy=f"`flan-jax data build {mixture.name} --out {store.path}` stores what is there",
         )
+        return realised, {task.name: store.apply(task) for task in realised.mixture.tasks()}
 
 
-def _with_split(mixture: MixtureDefinition, split: str) -> MixtureDefinition:
+def _not_stored(store: Store, name: str) -> str | None:
+    if name in store.manifest.tasks:
+        return None
+    why = store.manifest.failed.get(name)
+    return f"not in the store {store.path}" + (f" ({why})" if why else "")
+
+
+def _with_split(
+    mixture: MixtureDefinition, definitions: Mapping[str, TaskDefinition], split: str
+) -> MixtureDefinition:
     """`mixture`; to measure on a split that some of its tasks lack, those that have it.
 
     Raises:
       SourceError: no task has the split, or one lacks `train`.
     """
-    having = {task.name for task in mixture.tasks() if split in task.source.splits()}
+    sources = {name: definitions[name].source for name in mixture.rates}
+    having = {name for name, source in sources.items() if split in source.splits()}
     if split == "train" or not having:
-        for task in mixture.tasks():
-            check_split(task.source, split)
+        for source in sources.values():
+            check_split(source, split)
     return only(mixture, having)
 
 
@@ -163,30 +217,27 @@ def _import(module: str) -> None:
 def make_schedule(config: DatasetConfig, maker: ExampleMaker) -> Schedule:
     """The order of a dataset's examples. Raises SourceError if a task cannot be read."""
     sizes = {}
-    for task in maker.mixture.tasks():
-        sizes[task.name] = task.source.num_examples(config.split)
-        if sizes[task.name] == 0:
-            raise UserError(f"task {task.name} has no rows in split {config.split!r}")
+    for position, name in enumerate(maker.task_names):
+        sizes[name] = maker.num_examples(position)
+        if sizes[name] == 0:
+            raise UserError(f"task {name} has no rows in split {config.split!r}")
     return Schedule(maker.mixture.proportions(), sizes, maker.seed, config.shuffle, WINDOW)
 
 
-def _window_rows(
-    config: DatasetConfig, examples: Sequence[TokenizedExample], seed: int, number: int
-) -> Batch:
+def _window_rows(config: DatasetConfig, examples: FlatExamples, seed: int, number: int) -> Batch:
     """The rows of window `number`, which holds `examples`, stacked: a worker process sends every
     array in shared memory of its own, too much for single rows.
     """
-    lengths = [(len(e.inputs), len(e.targets)) for e in examples]
-    groups = window_groups(config, lengths, seed, number)
-    rows = (
-        build_row([examples[i] for i in group], config.capacity, packed=config.pack)
-        for group in groups
-    )
-    return _stack(list(rows))
+    groups = window_groups(config, examples.lengths, seed, number)
+    rows = build_rows(examples, groups, config.capacity, packed=config.pack, cuts=True)
+    return {**rows, WINDOWS: np.full(len(groups), number, np.int64)}
 
 
 def window_groups(
-    config: DatasetConfig, lengths: Sequence[tuple[int, int]], seed: int, number: int
+    config: DatasetConfig,
+    lengths: Sequence[tuple[int, int]] | np.ndarray,
+    seed: int,
+    number: int,
 ) -> list[list[int]]:
     """Which examples of window `number` share a row, by position, row after row.
 
@@ -213,13 +264,33 @@ class _Windows:
     def __len__(self) -> int:
         return _ENDLESS
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _end_with_parent()
+
     def __getitem__(self, index: Any) -> Batch:
         number = int(index)
-        examples = [self._maker.tokenized(draw) for draw in self._schedule.window_draws(number)]
+        examples = self._maker.flat(self._schedule.window_draws(number))
         return _window_rows(self._config, examples, self._schedule.seed, number)
 
     def __repr__(self) -> str:
         return f"Windows({self._config.mixture_or_task_name!r}, {self._config.split!r})"
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """In a reader process: ends it with the one that started it, which may be killed outright.
+
+    Grain's workers would live on, and keep memory and the output's pipes.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_exit, args=(parent.sentinel,), daemon=True).start()
+
+
+def _wait_and_exit(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 @dataclass
@@ -237,8 +308,12 @@ def train_dataset(
     *,
     process_index: int = 0,
     process_count: int = 1,
+    counted: bool = False,
 ) -> grain.IterDataset:
     """Endless batches of this process: its share of the rows of each global batch.
+
+    With `counted`, a batch also has what `flan_jax.data.counts` names TRUNCATION and WINDOW, of all
+    rows of the global batch. `take_counts` takes them out again.
 
     The iterator's `get_state()` is a small JSON-like dictionary; `set_state` on a new iterator with
     the same `num_workers` goes on with the very next batch. The batches do not depend on
@@ -255,7 +330,14 @@ def train_dataset(
     mine = slice(process_index * share, (process_index + 1) * share)
     dataset = grain.experimental.FlatMapIterDataset(_windows(config, maker), _Flatten())
     dataset = dataset.batch(config.batch_size, drop_remainder=True)
-    return dataset.map(lambda batch: {name: rows[mine] for name, rows in batch.items()})
+    tasks = len(maker.task_names)
+
+    def share_of(batch: Batch) -> Batch:
+        counts = count_batch(batch, tasks) if counted else {}
+        kept = {name: rows[mine] for name, rows in batch.items() if name not in NOT_TRAINED_ON}
+        return kept | counts
+
+    return dataset.map(share_of)
 
 
 def _windows(config: DatasetConfig, maker: ExampleMaker | SeqioExamples) -> grain.IterDataset:
@@ -267,7 +349,7 @@ def _windows(config: DatasetConfig, maker: ExampleMaker | SeqioExamples) -> grai
                 "SeqIO, which has threads of its own; set it to 0"
             )
         windows = SeqioWindows(maker, config.shuffle, WINDOW).map(
-            lambda window: _window_rows(config, window.examples, maker.seed, window.number)
+            lambda window: _window_rows(config, flatten(window.examples), maker.seed, window.number)
         )
         return grain.experimental.ThreadPrefetchIterDataset(windows, prefetch_buffer_size=2)
     source = _Windows(config, make_schedule(config, maker), maker)
@@ -319,7 +401,7 @@ def _first_in_turn(
     config: DatasetConfig, maker: ExampleMaker, wanted: int
 ) -> list[TokenizedExample]:
     """About `wanted` examples, fewer if there are no more: row 0 of every task, row 1 …"""
-    sizes = [task.source.num_examples(config.split) for task in maker.mixture.tasks()]
+    sizes = [maker.num_examples(position) for position in range(len(maker.task_names))]
     examples: list[TokenizedExample] = []
     index = 0
     while len(examples) < wanted:

@@ -6,9 +6,10 @@ come through `render`, so they show the same text for the same seed, epoch and i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flan_jax.draws import Draws
 from flan_jax.errors import UserError
@@ -112,19 +113,45 @@ def usable_templates(
     """
     variant = task.resolve_variant(variant)
     templates = task.templates_of(variant)
+    key = (id(templates), variant, negative_examples, answers_only)
+    known = _USABLE.get(key)
+    if known is None or known.templates is not templates:
+        chosen = _usable(templates, variant, negative_examples, answers_only)
+        demanding = any(templates[i].requires for i in chosen)
+        known = _USABLE[key] = _Usable(templates, chosen, demanding)
+    usable = known.positions
+    if fields is not None and known.demanding:
+        usable = tuple(i for i in usable if templates[i].usable_for(fields))
+    if not usable:
+        raise TemplateError(f"{task.name} has no template for variant {variant}")
+    return usable
+
+
+class _Usable(NamedTuple):
+    """Templates, which of them may be used, and whether some of these require a field."""
+
+    templates: tuple[Template, ...]
+    positions: tuple[int, ...]
+    demanding: bool
+
+
+# By the templates' identity, which the entry keeps alive: hashing them would cost what it saves.
+_USABLE: dict[tuple[int, str, bool, bool], _Usable] = {}
+
+
+def _usable(
+    templates: tuple[Template, ...], variant: str, negative_examples: bool, answers_only: bool
+) -> tuple[int, ...]:
+    """As `usable_templates`, whatever a row's fields are."""
     chosen = range(len(templates))
     if variant.endswith("_opt"):
         usable = [i for i in chosen if templates[i].shows_options or not templates[i].asks_answer]
     else:
         usable = [i for i in chosen if not templates[i].needs_options]
-    if fields is not None:
-        usable = [i for i in usable if templates[i].usable_for(fields)]
     if not negative_examples:
         usable = [i for i in usable if templates[i].requires != NEGATIVE_EXAMPLES]
     if answers_only and not variant.endswith("_inverted"):
         usable = [i for i in usable if templates[i].asks_answer]
-    if not usable:
-        raise TemplateError(f"{task.name} has no template for variant {variant}")
     return tuple(usable)
 
 
@@ -233,10 +260,12 @@ class _Job:
         return draws, fields, draws.choice(usable) if template is None else template, usable
 
     def _fields(self, split: str, index: int) -> Row:
+        if self.task.draw_fields is None:
+            return self.task.fields(split, index)
         draws = Draws(self.seed, "fields", self.task.name, split, index, self.epoch)
         return self.task.fields(split, index, draws)
 
-    @property
+    @functools.cached_property
     def _exemplar_split(self) -> str:
         """Where exemplars come from: of a task without the policy's split, the query's own."""
         split = self.policy.split
@@ -324,9 +353,8 @@ def _render_row(
         )
     labels = dict(zip(choices, block.labels, strict=True))
     answer = labels[text] if choices else text
-    inputs, targets = template.render(
-        {**fields, "answer": answer}, block.text, below_instruction=below_instruction
-    )
+    values = fields if answer == text else {**fields, "answer": answer}
+    inputs, targets = template.render(values, block.text, below_instruction=below_instruction)
     texts = tuple(choices)
     if not template.asks_answer:
         return Rendered(inputs, targets, targets, (), targets, (), (targets,))

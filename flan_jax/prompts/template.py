@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,48 @@ _ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+# Names that mean something to jinja2 itself.
+_RESERVED = frozenset(
+    "and caller else false False if in is loop none None not or self super true True varargs "
+    "kwargs".split()
+) | frozenset(_ENVIRONMENT.globals)
+_FIELD = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}", re.ASCII)
+
+
+class _Plain:
+    """A pattern of texts and `{{ field }}` alone, as most are: jinja2's result for less.
+
+    `render` raises KeyError for a missing field; jinja2 then says what is wrong.
+    """
+
+    __slots__ = ("_parts", "_places", "fields")
+
+    def __init__(self, parts: list[str]):
+        self._parts = parts
+        self._places = list(zip(range(1, len(parts), 2), parts[1::2], strict=True))
+        self.fields = frozenset(parts[1::2])
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        parts = self._parts.copy()
+        for place, name in self._places:
+            value = values[name]
+            parts[place] = value if value.__class__ is str else str(value)
+        return "".join(parts)
+
+
+@functools.cache
+def _plain(pattern: str) -> _Plain | None:
+    """`pattern` if it is plain: no statement, filter or comment, nothing that jinja2 would mend."""
+    parts = _FIELD.split(pattern)
+    texts = parts[::2]
+    if any(mark in text for text in texts for mark in ("{{", "{%", "{#", "}}", "\r")):
+        return None
+    # Braces that touch an expression's own change what it is.
+    if any(text.endswith("{") for text in texts[:-1]) or any(t.startswith("}") for t in texts[1:]):
+        return None
+    return None if _RESERVED & set(parts[1::2]) else _Plain(parts)
+
+
 @functools.cache
 def _compile(pattern: str) -> jinja2.Template:
     return _ENVIRONMENT.from_string(pattern)
@@ -98,6 +141,9 @@ def parse_pattern(pattern: str) -> jinja2.nodes.Template:
 @functools.cache
 def fields_of(pattern: str) -> frozenset[str]:
     """Names that `pattern` takes from the row (`options` included)."""
+    plain = _plain(pattern)
+    if plain is not None:
+        return plain.fields
     return frozenset(jinja2.meta.find_undeclared_variables(parse_pattern(pattern)))
 
 
@@ -129,12 +175,12 @@ class Template:
     requires: str = ""
     allow: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def asks_answer(self) -> bool:
         """Whether the target holds the answer; input-inverted ones ask for another field."""
         return "answer" in fields_of(self.targets)
 
-    @property
+    @functools.cached_property
     def target_fields(self) -> frozenset[str]:
         """Fields of the row that the target is made of."""
         return fields_of(self.targets)
@@ -143,11 +189,11 @@ class Template:
         """Whether the row has what the template requires."""
         return not self.requires or bool(fields.get(self.requires))
 
-    @property
+    @functools.cached_property
     def shows_options(self) -> bool:
         return "options" in fields_of(self.inputs)
 
-    @property
+    @functools.cached_property
     def answers_alone(self) -> bool:
         """Whether the target is the answer alone, which the input does not give away."""
         return _ANSWER_ALONE.fullmatch(self.targets) is not None and (
@@ -170,9 +216,15 @@ class Template:
 
     def render_instruction(self, fields: Row) -> str:
         """What a few-shot prompt begins with. Raises TemplateError naming a missing field."""
-        return self._render(self.instruction, dict(fields))
+        return self._render(self.instruction, fields)
 
-    def _render(self, pattern: str, values: dict[str, Any]) -> str:
+    def _render(self, pattern: str, values: Mapping[str, Any]) -> str:
+        plain = _plain(pattern)
+        if plain is not None:
+            try:
+                return plain.render(values).strip()
+            except KeyError:
+                pass  # jinja2 raises the error that says which
         try:
             return _compile(pattern).render(values).strip()
         except jinja2.UndefinedError as error:
@@ -285,7 +337,8 @@ def _parse_allow(entry: dict[str, Any], where: str) -> tuple[str, ...]:
 def _check_syntax(entry: dict[str, Any], keys: list[str], where: str) -> None:
     for key in keys:
         try:
-            _compile(entry[key])
+            if _plain(entry[key]) is None:
+                _compile(entry[key])
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
                 f"{where}: {error.message} (line {error.lineno} of the pattern)"

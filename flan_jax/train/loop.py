@@ -11,12 +11,20 @@ from typing import Any
 import gin
 import grain
 import jax
+import numpy as np
 
 from flan_jax.checkpoints.manager import CheckpointConfig, CheckpointManager, parameter_hash
 from flan_jax.config import operative_config_text
+from flan_jax.data.counts import (
+    TRUNCATION,
+    WINDOW,
+    Repeats,
+    take_counts,
+    truncation_metrics,
+)
 from flan_jax.data.examples import ExampleMaker
 from flan_jax.data.packing import padding_fractions
-from flan_jax.data.reader import Batch, DatasetConfig, train_dataset
+from flan_jax.data.reader import Batch, DatasetConfig, make_schedule, train_dataset
 from flan_jax.data.seqio_reader import SeqioExamples
 from flan_jax.errors import UserError
 from flan_jax.files import write_atomically
@@ -143,7 +151,10 @@ def train(
             setup, train_eval_dataset_cfg, infer_eval, eval_steps, model_dir, initial
         )
         display = make_display(first_step, total_steps, enabled=first_process)
-        reporter = _Reporter(setup, model_dir, writer, display, stats_period, total_steps)
+        repeats = None
+        if isinstance(setup.maker, ExampleMaker):
+            repeats = Repeats(make_schedule(train_dataset_cfg, setup.maker))
+        reporter = _Reporter(setup, model_dir, writer, display, stats_period, total_steps, repeats)
 
         with display, StopRequest() as stop, contextlib.closing(writer):
             if isinstance(setup.maker, ExampleMaker) and setup.maker.missing:
@@ -153,10 +164,11 @@ def train(
             step, stopped = first_step, False
             while step < total_steps and not stopped:
                 batch = next(batches)
+                counts = take_counts(batch)
                 state, metrics = step_fn(state, setup.put_batch(batch))
                 step += 1
                 # Reads the step before this one, while this one is being computed.
-                reporter.add(step, batch, metrics)
+                reporter.add(step, batch, metrics, counts)
                 last = step == total_steps
                 stopped = stop.requested or checkpoints.reached_preemption(step)
                 if save is not None and (checkpoints.is_due(step) or last or stopped):
@@ -190,23 +202,26 @@ class _Reporter:
         display: Display,
         period: int,
         last_step: int,
+        repeats: Repeats | None,
     ):
         self._setup, self._model_dir = setup, model_dir
         self._writer, self._display = writer, display
         self._period, self._last_step = period, last_step
         self._sums, self._clock = MetricSums(setup.maker.task_names), Clock()
-        self._pending: tuple[int, Batch, Any] | None = None
+        self._repeats = repeats
+        self._truncation = np.zeros((len(setup.maker.task_names), 3), np.int64)
+        self._pending: tuple[int, Batch, Any, Batch] | None = None
 
-    def add(self, step: int, batch: Batch, metrics: Any) -> None:
+    def add(self, step: int, batch: Batch, metrics: Any, counts: Batch) -> None:
         """Takes a step that is being computed, reports the one before."""
         self.flush()
-        self._pending = (step, batch, metrics)
+        self._pending = (step, batch, metrics, counts)
 
     def flush(self) -> None:
         """Waits for the step taken last and reports it. Raises TrainingDivergedError."""
         if self._pending is None:
             return
-        step, batch, metrics = self._pending
+        step, batch, metrics, counts = self._pending
         self._pending = None
         metrics = check_finite(step, jax.device_get(metrics), batch, self._setup, self._model_dir)
         inputs_padding, targets_padding = padding_fractions(batch)
@@ -219,8 +234,13 @@ class _Reporter:
             newest["learning_rate"] = float(metrics.pop("learning_rate"))
         self._sums.add(metrics, newest)
         self._clock.count(batch)
+        self._truncation += counts[TRUNCATION]
         if step % self._period == 0 or step == self._last_step:
             row = self._sums.row() | self._clock.rates()
+            row |= truncation_metrics(self._truncation, self._setup.maker.task_names)
+            if self._repeats is not None:
+                row |= self._repeats.metrics(int(counts[WINDOW]))
+            self._truncation[:] = 0
             self._writer.write(step, row)
             self._display.update(step, row)
 
@@ -239,6 +259,7 @@ def _open_batches(
             setup.maker,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            counted=True,
         )
     )
     if state:
@@ -268,6 +289,7 @@ def _stream(
         "random_seed": seed,
         "mixture_or_task_name": config.mixture_or_task_name,
         "task_feature_lengths": dict(config.task_feature_lengths),
+        "row_lengths": dict(config.row_lengths) if config.row_lengths else None,
         "split": config.split,
         "seed": config.seed,
         "shuffle": config.shuffle,

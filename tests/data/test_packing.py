@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flan_jax.data.packing import (
+    INPUTS_CUT,
     NO_TASK,
+    TARGETS_CUT,
     TokenizedExample,
     build_row,
     pack_best_fit,
+    pack_sequences,
     padding_fractions,
 )
 
@@ -55,6 +58,59 @@ def test_no_row_is_opened_while_another_has_room(sizes):
             assert (used + sizes[opener] > CAPACITY).any()
 
 
+def _best_fit(sizes, order, scarce, capacity=CAPACITY):
+    """Best fit, written as its definition: least room left, on the scarce side first."""
+    rows, rooms = [], []
+    for position in order:
+        size = sizes[position]
+        left = [(room[0] - size[0], room[1] - size[1]) for room in rooms]
+        fitting = [
+            (rest[scarce], rest[1 - scarce], row) for row, rest in enumerate(left) if min(rest) >= 0
+        ]
+        if fitting:
+            row = min(fitting)[2]
+        else:
+            row = len(rows)
+            rows.append([])
+            rooms.append(capacity)
+        rows[row].append(position)
+        rooms[row] = (rooms[row][0] - size[0], rooms[row][1] - size[1])
+    return rows
+
+
+@given(lengths)
+def test_the_better_of_two_best_fits(sizes):
+    shares = [(i / CAPACITY[0], t / CAPACITY[1]) for i, t in sizes]
+    demand = [np.array(shares)[:, side].sum() for side in (0, 1)] if sizes else [0, 0]
+    scarce = int(demand[1] > demand[0])
+    results = []
+    for weights in (demand, (1, 1)):
+        size = [i * weights[0] + t * weights[1] for i, t in shares]
+        order = sorted(range(len(sizes)), key=lambda n: -size[n])
+        results.append(_best_fit(sizes, order, scarce))
+    assert pack_best_fit(sizes, CAPACITY) == min(results, key=len)
+
+
+@given(lengths)
+def test_lists_and_arrays_are_packed_the_same_every_time(sizes):
+    rows = pack_best_fit(sizes, CAPACITY)
+    assert pack_best_fit(np.array(sizes, np.int32).reshape(-1, 2), CAPACITY) == rows
+    assert pack_best_fit(sizes, CAPACITY) == rows
+
+
+@given(st.lists(st.integers(1, 24), max_size=60))
+def test_sequences(sizes):
+    rows = pack_sequences(sizes, 24)
+    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
+    used = [sum(sizes[i] for i in row) for row in rows]
+    assert all(n <= 24 for n in used)
+    assert sum(n <= 12 for n in used) <= 1  # two rows half empty would have been one
+
+
+def test_empty_sides_take_no_room():
+    assert pack_best_fit([(0, 3), (24, 0), (0, 7)], CAPACITY) == [[1, 2, 0]]
+
+
 def test_an_example_over_capacity_is_refused():
     with pytest.raises(ValueError, match=r"length \(25, 3\) does not fit a row of \(24, 10\)"):
         pack_best_fit([(25, 3), (1, 1)], CAPACITY)
@@ -77,18 +133,43 @@ def _first_fit(sizes, capacity, bins=64):
     return rows
 
 
-def test_rows_are_fuller_than_first_fit_s():
-    rng = np.random.default_rng(0)
-    # Lengths like those of instruction data: log-normal, inputs far longer than targets.
-    inputs = np.clip(rng.lognormal(4.6, 0.8, 1024), 5, 512).astype(int)
-    targets = np.clip(rng.lognormal(2.2, 0.9, 1024), 2, 128).astype(int)
-    sizes = list(zip(inputs.tolist(), targets.tolist(), strict=True))
-    ours = len(pack_best_fit(sizes, (512, 128)))
-    assert ours <= _first_fit(sizes, (512, 128))
-    fill = inputs.sum() / (512 * ours)
-    assert fill > 0.93
-    bound = max(inputs.sum() / 512, targets.sum() / 128)
-    assert ours <= 1.08 * bound
+def _lognormal(count, seed=0):
+    """Lengths like those of instruction data: inputs far longer than targets, both long-tailed."""
+    rng = np.random.default_rng(seed)
+    inputs = np.clip(rng.lognormal(np.log(150), 1.0, count), 2, 2048)
+    targets = np.clip(rng.lognormal(np.log(8), 1.4, count), 2, 512)
+    return np.stack([inputs, targets], axis=1).round().astype(int)
+
+
+@pytest.mark.parametrize(
+    "capacity, inputs, every", [((2048, 512), 0.98, 0.85), ((1024, 256), 0.97, 0.84)]
+)
+def test_rows_are_fuller_than_first_fit_s(capacity, inputs, every):
+    sizes = np.minimum(_lognormal(4096), capacity)
+    rows = len(pack_best_fit(sizes, capacity))
+    assert rows < _first_fit(sizes.tolist(), capacity)
+    assert sizes[:, 0].sum() / (rows * capacity[0]) >= inputs
+    assert sizes.sum() / (rows * sum(capacity)) >= every
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_either_side_may_be_the_scarce_one(mirrored):
+    sizes, capacity = np.minimum(_lognormal(2048), (2048, 256)), (2048, 256)
+    if mirrored:
+        sizes, capacity = sizes[:, ::-1], capacity[::-1]
+    rows = len(pack_best_fit(sizes, capacity))
+    assert rows == len(pack_best_fit(sizes[:, ::-1], capacity[::-1]))
+    assert rows <= 1.07 * (sizes / capacity).sum(axis=0).max()
+
+
+def test_the_second_order_is_better_where_long_targets_are_scarce():
+    sizes, capacity = np.minimum(_lognormal(4096), (2048, 64)), (2048, 64)
+    rows = len(pack_best_fit(sizes, capacity))
+    assert rows <= 1.02 * (sizes / capacity).sum(axis=0).max()
+    shares = sizes / capacity
+    order = np.argsort(-shares @ shares.sum(axis=0), kind="stable").tolist()
+    first = _best_fit(sizes.tolist(), order, 1, capacity)
+    assert rows < 0.985 * len(first)
 
 
 def _unpack(row):
@@ -163,6 +244,28 @@ def test_without_packing_there_are_no_segments():
     row = build_row([example], (4, 4), packed=False)
     assert not [name for name in row if "segment" in name or "positions" in name]
     assert row["decoder_input_tokens"].tolist() == [0, 6, 0, 0]
+
+
+def test_without_packing_a_row_holds_one_example():
+    example = TokenizedExample(np.array([5, 1], np.int32), np.array([6, 1], np.int32), 0)
+    with pytest.raises(ValueError, match="holds one example, found 2"):
+        build_row([example, example], (8, 8), packed=False)
+
+
+def test_cuts_stand_at_each_example_s_first_target():
+    def example(targets, **lost):
+        return TokenizedExample(np.array([5, 1], np.int32), np.array(targets, np.int32), 2, **lost)
+
+    made = [
+        example([6, 7, 1]),
+        example([8, 1], inputs_lost=9),
+        example([1], targets_lost=1),
+        example([9, 1], inputs_lost=1, targets_lost=2),
+    ]
+    row = build_row(made, (8, 10), cuts=True)
+    both = INPUTS_CUT | TARGETS_CUT
+    assert row["decoder_cuts"].tolist() == [0, 0, 0, INPUTS_CUT, 0, TARGETS_CUT, both, 0, 0, 0]
+    assert "decoder_cuts" not in build_row(made, (8, 10))
 
 
 def test_padding_fractions():

@@ -255,3 +255,29 @@ def test_workers_change_nothing_and_resume():
         _assert_equal(_take(resumed, 25), alone[15:40])
     finally:
         resumed.close()
+
+
+def test_rows_may_be_longer_than_their_examples(mixture):
+    short = {"inputs": 60, "targets": 12}
+    config = DatasetConfig("toys", short, batch_size=4, row_lengths={"inputs": 200, "targets": 50})
+    maker = config.example_maker(BYTES, BYTES, 0)
+    batch = next(iter(train_dataset(config, maker)))
+    assert batch["encoder_input_tokens"].shape == (4, 200)
+    assert batch["decoder_target_tokens"].shape == (4, 50)
+    for name, limit in (("encoder", 60), ("decoder", 12)):
+        segments = batch[f"{name}_segment_ids"]
+        for row in segments:
+            assert np.bincount(row)[1:].max() <= limit  # examples are cut as before
+    assert maker.few_shot.max_tokens == 60
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ({"inputs": 59, "targets": 12}, "must be at least TASK_FEATURE_LENGTHS"),
+        ({"inputs": 60}, "ROW_LENGTHS must be None or like TASK_FEATURE_LENGTHS"),
+    ],
+)
+def test_rows_that_cannot_hold_an_example_are_refused(rows, message):
+    with pytest.raises(UserError, match=message):
+        DatasetConfig("toys", {"inputs": 60, "targets": 12}, row_lengths=rows)

@@ -1,0 +1,1 @@
+"""Looking at what training reads: packed batches with their origins, and statistics of a stream."""
