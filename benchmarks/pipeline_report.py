@@ -18,6 +18,8 @@ TAKEN = {
     "rendered_tokens_per_s_per_core": ("rendered", "tokens_per_cpu_s"),
     "fewshot_tokens_per_s_per_core": ("few-shot", "tokens_per_cpu_s"),
     "pretokenised_tokens_per_s_per_core": ("pre-tokenised", "tokens_per_cpu_s"),
+    "throughput_1836_over_10": ("rendered, all over ten", "ratio"),
+    "pretokenised_throughput_1836_over_10": ("pre-tokenised, all over ten", "ratio"),
     "fill_fraction": ("packing", "fill_fraction"),
     "fill_recommended_lengths": ("packing", "recommended_lengths"),
     "fill_inputs_2048_512": ("packing", "inputs_filled_2048_512"),
@@ -65,9 +67,6 @@ def figures(found: Medians, seqio_case: str) -> dict[str, Any]:
     result: dict[str, Any] = {
         name: found.get(case, {}).get(key) for name, (case, key) in TAKEN.items()
     }
-    for prefix, case in (("", "rendered"), ("pretokenised_", "pre-tokenised")):
-        many, few = (found.get(c, {}).get("tokens_per_cpu_s") for c in (case, f"{case}, 10 tasks"))
-        result[f"{prefix}throughput_1836_over_10"] = many / few if many and few else None
     theirs = found.get(seqio_case, {})
     result["seqio_500_tokens_per_s_per_core"] = theirs.get("tokens_per_cpu_s")
     # Where there was no batch, the time that there was for it: a lower bound.

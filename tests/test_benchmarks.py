@@ -105,14 +105,13 @@ def test_medians_are_of_each_number():
 
 def test_figures_are_ratios_of_the_right_cases():
     found = {
-        "rendered": {"tokens_per_cpu_s": 900.0},
-        "rendered, 10 tasks": {"tokens_per_cpu_s": 1000.0},
+        "rendered, all over ten": {"ratio": 0.9},
         "pre-tokenised": {"tokens_per_cpu_s": 5000.0},
         "first batch": {"first_batch_s": 0.5},
         CASE: {"first_batch_s": 50.0, "tokens_per_cpu_s": 250.0},
     }
     report = figures(found, CASE)
-    assert report["throughput_1836_over_10"] == pytest.approx(0.9)
+    assert report["throughput_1836_over_10"] == 0.9
     assert report["pretokenised_over_seqio"] == 20.0
     assert report["seqio_first_batch_over_ours"] == 100.0
     assert report["seqio_500_first_batch_is_a_limit"] is False
@@ -159,6 +158,15 @@ def test_the_input_pipeline_is_measured(tmp_path: Path):
     assert not lacking, (lacking, found["notes"])
     assert found["ids_equal_fraction"] == 1.0
     assert found["state_bytes"] < 1000
+    whole, few, ratio = (
+        [run[key] for run in found["runs"][case]]
+        for case, key in (
+            ("rendered", "tokens_per_cpu_s"),
+            ("rendered, 10 tasks", "tokens_per_cpu_s"),
+            ("rendered, all over ten", "ratio"),
+        )
+    )
+    assert ratio == [a / b for a, b in zip(whole, few, strict=True)]
     assert found["medians"]["first batch"].keys() >= {"first_batch_s", "cpu_s", "peak_rss_gb"}
     assert "rendered_tokens_per_s_per_core" in printed
 
