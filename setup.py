@@ -38,6 +38,7 @@ CORE = [
     "tensorboardX>=2.6.2",
     "jaxtyping>=0.3.2",
     "tensorstore>=0.1.76",
+    "cloudpickle>=3.0",
     "fsspec>=2024.6",
     "protobuf>=4.25",
     "pyarrow>=17",
@@ -55,6 +56,8 @@ TEST = [
     "pytest-timeout>=2.3",
     "hypothesis>=6.130",
     "beartype>=0.21",
+    # For reading a store from a web server.
+    "aiohttp>=3.10",
     "build>=1.2",
     # For building the wheel in a test without a build environment of its own.
     "setuptools>=77",

@@ -255,16 +255,16 @@ def test_what_is_registered_explicitly_replaces_the_default():
 
 def test_names_that_somebody_else_has_in_seqio_are_told():
     code = (
-        "import json, seqio\n"
+        "import json, warnings, seqio\n"
         "source = seqio.FunctionDataSource(lambda split, shuffle_files: None, ['train'])\n"
         "seqio.TaskRegistry.add('bool_q', source, {})\n"
-        "try:\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
         "    import flan_jax.mixtures\n"
-        "except Exception as error:\n"
-        "    print(json.dumps([type(error).__name__, str(error)]))\n"
+        "print(json.dumps([str(w.message) for w in caught if 'flan_jax' in str(w.message)]))\n"
     )
-    ((kind, text),) = _python(code)
-    assert kind == "UserError" and text.startswith("SeqIO has a task 'bool_q' already")
+    ((text,),) = _python(code)
+    assert "SeqIO has a task 'bool_q' already" in text
 
 
 def test_the_default_vocabulary_is_set_by_gin(small_data):
