@@ -33,8 +33,11 @@ SPELLING := --builtin clear,rare,en-GB_to_en-US --ignore-words-list dialogue,rou
 
 QUICKSTART_ARGS ?=
 TEST_ARGS ?=
+# A test process a core, four at most (each takes up to 2 GB); `make PARALLEL= test` for one.
+PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help venv install quickstart test test-fast lint format check wheel lock pre-commit clean
+.PHONY: help venv install quickstart test test-fast transformers lint format check wheel lock \
+	pre-commit clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,10 +46,12 @@ quickstart: $(STAMPS)/run ## Finetunes a tiny model on this machine and scores i
 	$(BIN)/flan-jax quickstart $(QUICKSTART_ARGS)
 
 test: $(STAMPS)/test ## Runs all tests (TEST_ARGS='-k name' picks some)
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
 
 test-fast: $(STAMPS)/test ## Runs the tests that take less than 5 s each
-	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(TEST_ARGS)
+
+transformers: $(STAMPS)/transformers ## Installs what tests compare exported models with (torch)
 
 lint: $(STAMPS)/dev ## Checks style, formatting, types and spelling
 	$(BIN)/ruff check .
@@ -95,6 +100,15 @@ $(STAMPS)/dev: $(STAMPS)/venv $(SOURCES)
 	@$(call install,.[dev])
 	@touch $(STAMPS)/run $(STAMPS)/test $@
 
+# Two major versions of transformers: the newest in the environment, 4 in a folder of its own that
+# tests put on PYTHONPATH. On Linux pip may take the large torch for GPUs; the one for CPUs does too.
+$(STAMPS)/transformers: $(STAMPS)/venv $(SOURCES) requirements/transformers-4.txt
+	@$(call install,.[test-hf])
+	@rm -rf $(VENV)/transformers-4
+	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) --no-deps \
+		--target $(VENV)/transformers-4 -r requirements/transformers-4.txt
+	@touch $(STAMPS)/run $(STAMPS)/test $@
+
 # $(1): what to install. The first time takes some minutes: JAX and TensorFlow are large.
 define install
 echo "Installing $(1) in $(VENV)$(if $(CONSTRAINTS), with the versions in $(CONSTRAINTS)) …"; \
@@ -104,13 +118,13 @@ endef
 lock: ## Renews the tested versions for this Python from a clean environment
 	@tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
 	"$(PYTHON)" -m venv "$$tools/venv"; \
-	"$$tools/venv/bin/python" -m pip install --disable-pip-version-check $(PIP_FLAGS) ".[dev]"; \
+	"$$tools/venv/bin/python" -m pip install --disable-pip-version-check $(PIP_FLAGS) ".[dev,test-hf]"; \
 	tag=$$("$(PYTHON)" -c 'import sys; print("py%d%d" % sys.version_info[:2])'); \
 	file=requirements/constraints-$$tag.txt; mkdir -p requirements; \
-	{ echo "# Versions that flan_jax and its extra 'dev' were tested with. 'make lock' renews this file."; \
+	{ echo "# Versions that flan_jax and its extras 'dev' and 'test-hf' were tested with. 'make lock' renews this file."; \
 	  echo "# $$("$(PYTHON)" --version), $$(uname -s) $$(uname -m)"; \
 	  "$$tools/venv/bin/python" -m pip freeze --all --exclude flan-jax --exclude pip \
-	  | LC_ALL=C sort -f; } > "$$tools/lock"; \
+	  | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > "$$tools/lock"; \
 	cp "$$tools/lock" "$$file"; echo "wrote $$file"
 
 clean: ## Removes .venv, builds and caches

@@ -54,6 +54,7 @@ CORE = [
 TEST = [
     "pytest>=8.3",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.130",
     "beartype>=0.21",
     # For reading a store from a web server.
@@ -63,6 +64,12 @@ TEST = [
     "setuptools>=77",
     "wheel>=0.45",
 ]
+
+# Repositories of the Hugging Face hub, and tokenizer.json in exported models.
+HF = ["huggingface_hub>=0.34", "tokenizers>=0.21"]
+
+# Checkpoints that PyTorch wrote (pytorch_model.bin). `mmap` and `weights_only` need 2.6 together.
+TORCH = ["torch>=2.6"]
 
 DEV = [
     *TEST,
@@ -138,6 +145,10 @@ setup(
     extras_require={
         "test": TEST,
         "dev": DEV,
+        "hf": HF,
+        "torch": TORCH,
+        # What exported models are compared with; version 4 comes beside it (make transformers).
+        "test-hf": [*TEST, *HF, *TORCH, "transformers>=5.0", "safetensors>=0.5"],
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda12]"],
         # Building stores on Beam's runners, and reading them from HTTP or buckets.

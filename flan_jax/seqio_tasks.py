@@ -23,6 +23,8 @@ from flan_jax.data.schedule import Schedule
 from flan_jax.data.vocabulary import Vocabulary
 from flan_jax.errors import UserError
 from flan_jax.mixing import MixtureDefinition, get_mixture
+from flan_jax.objectives import Objective
+from flan_jax.objectives.seqio_preprocessors import DenoiseDraws
 from flan_jax.prompts.fewshot import FewShotPolicy
 from flan_jax.sources.base import check_split
 from flan_jax.tasks import TaskDefinition, get_task, is_task
@@ -44,6 +46,7 @@ class _Binding:
       variants: weights of the prompt variants, as sorted pairs.
       inputs_vocabulary, targets_vocabulary: their `repr`s.
       few_shot: exemplars of few-shot prompts.
+      objective: its `repr`.
     """
 
     task: str
@@ -51,6 +54,7 @@ class _Binding:
     inputs_vocabulary: str
     targets_vocabulary: str
     few_shot: FewShotPolicy
+    objective: str
 
 
 # What is registered under each name, and whether by default, to give way to a user's registration.
@@ -64,6 +68,7 @@ def register(
     *,
     targets_vocabulary: Vocabulary | None = None,
     few_shot: FewShotPolicy | None = None,
+    objective: Objective | None = None,
 ) -> seqio.Task | seqio.Mixture:
     """Adds our task or mixture `name` to SeqIO's registries, once; a second call gives the first's.
 
@@ -84,14 +89,21 @@ def register(
       targets_vocabulary: for targets.
       few_shot: exemplars of few-shot prompts, FewShotPolicy's defaults if None; its `max_tokens`
         counts where SeqIO is given no sequence length.
+      objective: what makes inputs and targets of the inputs' text, to pre-train; None for the
+        tasks' own targets.
 
     Raises:
       UnknownTaskError: nothing has this name; with a suggestion.
       UserError: SeqIO has another task or mixture of one of these names, or the same with another
-        vocabulary or policy.
+        vocabulary, policy or objective; or the vocabulary lacks ids that the objective needs.
     """
+    if objective is not None:
+        objective.bind(vocabulary)  # says now what it lacks
     builder = SeqioBuilder(
-        vocabulary, targets_vocabulary or vocabulary, few_shot or FewShotPolicy()
+        vocabulary,
+        targets_vocabulary or vocabulary,
+        few_shot or FewShotPolicy(),
+        objective=objective,
     )
     mixture = get_mixture(name)
     if is_task(name):
@@ -102,7 +114,8 @@ def register(
 def _taken(name: str, kind: str) -> UserError:
     return UserError(
         f"SeqIO has a {kind} {name!r} already, made by another module or from another definition, "
-        "vocabulary or few-shot policy: a name is registered once in a process; take another name"
+        "vocabulary or few-shot policy, or with another objective: a name is registered once in a "
+        "process; take another name"
     )
 
 
@@ -113,6 +126,7 @@ class SeqioBuilder:
       inputs, targets: vocabularies.
       few_shot: exemplars of few-shot prompts.
       by_default: whether what is added gives way to what is registered explicitly.
+      objective: what makes inputs and targets of texts; None for the tasks' own targets.
     """
 
     def __init__(
@@ -122,11 +136,13 @@ class SeqioBuilder:
         few_shot: FewShotPolicy,
         *,
         by_default: bool = False,
+        objective: Objective | None = None,
     ):
         self._vocabularies = {"inputs": inputs, "targets": targets}
         self._few_shot = few_shot
         self._by_default = by_default
-        self._names = (repr(inputs), repr(targets))
+        self._objective = objective
+        self._binding_of_all = (repr(inputs), repr(targets), few_shot, repr(objective))
 
     @functools.cached_property
     def _output_features(self) -> dict[str, Any]:
@@ -176,7 +192,7 @@ class SeqioBuilder:
         """Adds SeqIO task `name`, which draws `variants` of `task`."""
         import seqio
 
-        binding = _Binding(task.name, tuple(sorted(variants.items())), *self._names, self._few_shot)
+        binding = _Binding(task.name, tuple(sorted(variants.items())), *self._binding_of_all)
         if name in seqio.TaskRegistry.names():
             known = _TASKS.get(name)
             if known is not None and known[0] == binding:
@@ -195,8 +211,7 @@ class SeqioBuilder:
             source=source,
             preprocessors=[
                 _Renderer(task, mixture, self._vocabularies, self._few_shot),
-                functools.partial(tokenize_natively, vocabularies=self._vocabularies),
-                seqio.preprocessors.append_eos_after_trim,
+                *self._preprocessors_to_ids(mixture),
             ],
             output_features=self._output_features,
             postprocess_fn=functools.partial(_postprocess, task),
@@ -204,6 +219,17 @@ class SeqioBuilder:
             # `Schedule` shuffles whole tasks; SeqIO's buffer of examples would only cost memory.
             shuffle_buffer_size=None,
         )
+
+    def _preprocessors_to_ids(self, mixture: MixtureDefinition) -> list[Any]:
+        """What makes ids of the texts of the one task in `mixture`."""
+        import seqio
+
+        if self._objective is not None:
+            return [DenoiseDraws(mixture, self._vocabularies, self._objective)]
+        return [
+            functools.partial(tokenize_natively, vocabularies=self._vocabularies),
+            seqio.preprocessors.append_eos_after_trim,
+        ]
 
 
 def _member(
@@ -309,7 +335,8 @@ class _Renderer:
             features = dict(zip(names, tf.numpy_function(render, arguments, types), strict=True))
             for name, value in features.items():
                 value.set_shape([None] if name in lists else [])
-            return {**features, "task": self._task.name, "split": draw["split"]}
+            origin = {"task": self._task.name, "split": draw["split"], "seed": draw["seed"]}
+            return {**features, **origin}
 
         return dataset.enumerate().map(to_features)
 

@@ -54,6 +54,7 @@ _STANDARD_RULES: LogicalAxisRules = (
     ("joined_kv", "tensor"),
     ("kv", None),
     ("relpos_buckets", None),
+    ("lora_rank", None),
     ("length", None),
     ("layers", None),
 )

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from flan_jax import mixing, tasks
+from tests.fast_compile import FAST_COMPILE
 from tests.tiny_runs import Runner
+
+# Read when JAX first compiles, in this process and in those that tests start.
+os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
 
 ROOT = Path(__file__).resolve().parent.parent
 

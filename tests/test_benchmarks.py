@@ -192,3 +192,18 @@ def test_the_store_is_measured(tmp_path: Path):
     file = tmp_path / "store.json"
     run("store.py", "--quick", "--json", str(file))
     assert json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["decode.py", "model_step.py"])
+def test_the_model_is_measured_beside_transformers(name: str, tmp_path: Path):
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    file = tmp_path / "figures.json"
+    run(name, "--quick", "--repeats", "2", "--json", str(file))
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["ours_over_hf_cpu"] > 0 and found["ours_over_hf_wall"] > 0
+    if name == "decode.py":
+        assert found["agree"] == 1.0
+    else:  # the same weights, the same loss
+        assert found["initial_loss"]["ours"] == pytest.approx(found["initial_loss"]["hf"], rel=1e-5)

@@ -176,7 +176,12 @@ OURS = ("flan_jax", "tests", "benchmarks", "__future__")
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("flan_jax", ("beam",)), ("mixtures", ()), ("launch", ()), ("tests", ("test",))],
+    [
+        ("flan_jax", ("beam", "hf", "torch")),
+        ("mixtures", ()),
+        ("launch", ()),
+        ("tests", ("test", "test-hf")),
+    ],
 )
 def test_every_import_is_a_declared_dependency(folder: str, extras: tuple[str, ...]):
     try:

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.fast_compile import FAST_COMPILE
 
-# Compiling takes longer than running these models: three times less without optimisation.
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ROOT = Path(__file__).resolve().parent.parent
 
 MODEL = """
 include 'models/t5/architecture.gin'
@@ -97,13 +96,14 @@ class Runner:
             [sys.executable, "-m", "flan_jax", *arguments],
             cwd=ROOT,
             env=self.environment(devices),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, *arguments: str, devices: int = 1) -> Ended:
-        return finish(self.start(*arguments, devices=devices))
+    def run(self, *arguments: str, devices: int = 1, stdin: str | None = None) -> Ended:
+        return finish(self.start(*arguments, devices=devices), stdin=stdin)
 
     def train_flags(self, folder: Path, **bindings: Any) -> list[str]:
         return [
@@ -123,9 +123,9 @@ def gin_flags(bindings: dict[str, Any]) -> list[str]:
     return [f"--gin.{name}={value!r}" for name, value in bindings.items()]
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> Ended:
+def finish(process: subprocess.Popen[str], seconds: float = 240, stdin: str | None = None) -> Ended:
     try:
-        out, err = process.communicate(timeout=seconds)
+        out, err = process.communicate(stdin, timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()

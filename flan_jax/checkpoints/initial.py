@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from flan_jax.checkpoints import hf, t5x
-from flan_jax.checkpoints.manager import (
-    CheckpointError,
-    CheckpointManager,
-    RestoreCheckpointConfig,
-    restore_params_only,
-    split_step,
-)
+from flan_jax.checkpoints import detect, own
+from flan_jax.checkpoints.assignment import Key, assign, keys_of
+from flan_jax.checkpoints.detect import checkpoint_format
+from flan_jax.checkpoints.manager import RestoreCheckpointConfig
+from flan_jax.checkpoints.merged import MergedReader
+from flan_jax.checkpoints.placing import place
+from flan_jax.checkpoints.plan import key as key_of
+from flan_jax.checkpoints.plan import listing
+from flan_jax.checkpoints.source import Source, open_source
+from flan_jax.checkpoints.tensors import CheckpointError, Part
+from flan_jax.checkpoints.vocabulary_record import vocabulary_difference
 from flan_jax.locate import locate
-from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.models.architecture import differences
+from flan_jax.models.language_model import LanguageModel
+from flan_jax.models.lora import is_adapter
 from flan_jax.sharding import PjitPartitioner, logical_axes, named_leaves, with_shardings
 from flan_jax.train.state import TrainState
 
-# Fields of T5Config that a checkpoint fixes.
-_ARCHITECTURE = (
-    "vocab_size",
-    "emb_dim",
-    "num_heads",
-    "num_encoder_layers",
-    "num_decoder_layers",
-    "head_dim",
-    "mlp_dim",
-    "mlp_activations",
-    "logits_via_embedding",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-)
+__all__ = ["checkpoint_format", "resolve_path", "restore_initial", "restore_params"]
+
+# Takes names of a train state's leaves; makes them as a run from scratch would.
+Fresh = Callable[[Collection[str]], Mapping[str, jax.Array]]
 
 
 def resolve_path(config: RestoreCheckpointConfig | None) -> str | None:
     """The one path to start from, None for none; relative ones may lie in the package.
 
+    A folder that holds one checkpoint stands for that; of several, `mode="latest"` takes the last.
+
     Raises:
-      CheckpointError: several paths, or one that does not exist and must.
+      CheckpointError: several paths, or one that does not exist and must, or cannot be read.
     """
     if config is None or not config.path:
         return None
@@ -51,124 +51,264 @@ def resolve_path(config: RestoreCheckpointConfig | None) -> str | None:
         raise CheckpointError(
             f"utils.RestoreCheckpointConfig.path: one checkpoint is needed, found {len(paths)}"
         )
-    found = locate(paths[0])
-    path = paths[0] if found is None else str(found)
-    if config.mode == "latest" and Path(path).is_dir() and split_step(path) is None:
-        latest = CheckpointManager(path, None).latest_step()
-        path = path if latest is None else f"{path.rstrip('/')}/checkpoint_{latest}"
-    if not Path(path).is_dir():
-        if config.fallback_to_scratch:
-            return None
-        raise CheckpointError(_missing(path))
-    return path
+    path = paths[0]
+    if "://" not in path:
+        path = str(locate(path) or path)
+    if detect.exists(path):
+        return detect.find_checkpoint(path, latest=config.mode == "latest")
+    if config.fallback_to_scratch:
+        return None
+    raise CheckpointError(_missing(path))
 
 
 def _missing(path: str) -> str:
     folder = Path(path).parent
-    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    local = "://" not in path
+    there = sorted(p.name for p in folder.iterdir()) if local and folder.is_dir() else []
     beside = f"; {folder} holds {', '.join(there[:10])}" if there else ""
     return f"checkpoint {path} does not exist (INITIAL_CHECKPOINT_PATH, CHECKPOINT_PATH){beside}"
 
 
-def checkpoint_format(path: str) -> str:
-    """`flan_jax`, `t5x` or `hf`. Raises CheckpointError if it is none of them."""
-    folder = Path(path)
-    if (folder / "run").is_dir() and (folder / "state").is_dir():
-        return "flan_jax"
-    if (folder / "config.json").is_file():
-        return "hf"
-    if (folder / "checkpoint").is_file():
-        return "t5x"
-    raise CheckpointError(
-        f"{path} is no checkpoint that can be read here: expected one of ours (state/, run/), "
-        "T5X's legacy format (a file `checkpoint`), or Hugging Face's (config.json and "
-        "model.safetensors)"
-    )
-
-
-def restore_initial(path: str, model: EncoderDecoderModel, abstract: TrainState) -> dict[str, Any]:
+def restore_initial(
+    path: str,
+    model: LanguageModel,
+    abstract: TrainState,
+    restore: RestoreCheckpointConfig | None = None,
+    fresh: Fresh | None = None,
+) -> dict[str, Any]:
     """What a checkpoint holds of a train state.
 
     Args:
-      path: a checkpoint's folder.
+      path: a checkpoint's folder, `gs://…` or `hf://…`.
       model: the model, whose dimensions the checkpoint must have.
       abstract: ShapeDtypeStructs with shardings.
+      restore: its assignment_map, strict, fallback_to_scratch and dtype.
+      fresh: makes what the checkpoint does not give; without, it must have all parameters.
 
     Returns:
-      `params`, and `step` and `opt_state` if the checkpoint has them, laid out as `abstract`.
+      `params`, `step` and `opt_state`, the latter two only if the checkpoint has them and they fit
+      or `fresh` makes them; laid out as `abstract`. Each process reads what its devices hold, one
+      tensor at a time.
 
     Raises:
       CheckpointError: nothing readable is there, or it does not fit the model.
     """
-    kind = checkpoint_format(path)
-    if kind == "flan_jax":
-        folder, step = _split(path)
-        state, _ = CheckpointManager(folder, None).restore(step, abstract)
-        return {"params": state.params, "step": state.step, "opt_state": state.opt_state}
-    try:
-        if kind == "hf":
-            found = {"params": _read_hf(path, model)}
-        else:
-            read = t5x.load_t5x_legacy(path, abstract.params, abstract.opt_state)
-            found = {"params": read.model, "step": read.step, "opt_state": read.optimizer_state}
-        return {name: _place(value, getattr(abstract, name)) for name, value in found.items()}
-    except (ValueError, FileNotFoundError) as error:
-        raise CheckpointError(str(error)) from error
+    settings = restore or RestoreCheckpointConfig()
+    with contextlib.closing(_open(path, model, settings)) as source:
+        leaves = named_leaves(abstract)
+        held = {key_of(part): part for part in source.layout}
+        shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+        chosen = assign(
+            keys_of(shapes),
+            {each: part.theirs for each, part in held.items()},
+            settings.assignment_map,
+            path=path,
+        )
+        _check_fits(source, shapes, chosen, held, settings, fresh is not None)
+        found: dict[str, Any] = {
+            "params": _restore(source, abstract.params, own.PARAMS, chosen, held, settings, fresh)
+        }
+        if abstract.step is not None:
+            found |= _progress(source, abstract, shapes, chosen, held, fresh)
+    return found
 
 
-def restore_params(path: str, model: EncoderDecoderModel, partitioner: PjitPartitioner) -> Any:
+def _progress(
+    source: Source,
+    abstract: TrainState,
+    shapes: Mapping[str, tuple[int, ...]],
+    chosen: Mapping[Key, Key | None],
+    held: Mapping[Key, Part],
+    fresh: Fresh | None,
+) -> dict[str, Any]:
+    """`step` and `opt_state`: the checkpoint's where it has them and they fit, else fresh ones."""
+    found: dict[str, Any] = {}
+    origin = chosen.get((own.STEP, None))
+    if origin is not None:
+        found["step"] = _load(source, abstract.step, [origin], held)
+    elif fresh is not None:
+        found["step"] = fresh([own.STEP])[own.STEP]
+    problem = _optimizer_problem(shapes, chosen, held)
+    if problem is not None:
+        chosen = {key: each for key, each in chosen.items() if key[0].startswith(own.PARAMS)}
+        if any(name.startswith(own.OPT_STATE) for name, _ in held) and jax.process_index() == 0:
+            print(
+                f"flan-jax: the optimizer's state in {source.path} is not restored, it begins "
+                f"anew: {problem}",
+                file=sys.stderr,
+            )
+    if problem is None or fresh is not None:
+        settings = RestoreCheckpointConfig()
+        found["opt_state"] = _restore(
+            source, abstract.opt_state, own.OPT_STATE, chosen, held, settings, fresh
+        )
+    return found
+
+
+def restore_params(
+    path: str,
+    model: LanguageModel,
+    partitioner: PjitPartitioner,
+    restore: RestoreCheckpointConfig | None = None,
+) -> Any:
     """The parameters of any readable checkpoint, laid out over the current mesh.
+
+    A checkpoint with LoRA adapters is read by a model without as what merging them gives.
 
     Raises:
       CheckpointError: see `restore_initial`.
     """
     mesh = jax.sharding.get_mesh()
-    abstract = jax.eval_shape(model.init, jax.random.key(0))
-    shardings = partitioner.shardings(logical_axes(abstract), mesh, abstract)
-    abstract = with_shardings(abstract, shardings)
-    kind = checkpoint_format(path)
-    if kind == "flan_jax":
-        return restore_params_only(path, abstract)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    shardings = partitioner.shardings(logical_axes(params), mesh, params)
+    params = with_shardings(params, shardings)
+    abstract = TrainState(None, params, None)  # pyright: ignore[reportArgumentType]
+    return restore_initial(path, model, abstract, restore)["params"]
+
+
+def _open(path: str, model: LanguageModel, settings: RestoreCheckpointConfig) -> Source:
+    """The checkpoint, if it is of the configured model; adapters merged if the model has none."""
+    source = open_source(path)
     try:
-        if kind == "hf":
-            return _place(_read_hf(path, model), abstract)
-        return _place(t5x.load_t5x_legacy(path, abstract).model, abstract)
-    except (ValueError, FileNotFoundError) as error:
-        raise CheckpointError(str(error)) from error
+        lora = getattr(source.config, "lora", None)
+        if lora is not None and getattr(model.module, "lora", None) is None:
+            reader = MergedReader(source.reader, lora.scale)
+            layout = [
+                part
+                for part in own.own_layout(reader.infos)
+                if not part.ours.startswith(own.OPT_STATE)
+            ]
+            source = dataclasses.replace(source, reader=reader, layout=layout)
+        different = differences(source.config, model.module)
+        if different and not settings.assignment_map:
+            raise CheckpointError(
+                f"{path} does not fit the configured model:\n{listing(different)}\n"
+                "Use the gin file of the model that wrote it, or an assignment_map to take parts"
+            )
+        vocabulary = vocabulary_difference(source.run.get("vocabulary"), model.input_vocabulary)
+        if vocabulary and settings.strict:
+            raise CheckpointError(
+                f"{path} was trained with the vocabulary {vocabulary}: bind VOCABULARY to that one"
+                " (utils.RestoreCheckpointConfig.strict = False accepts another)"
+            )
+    except BaseException:
+        source.close()
+        raise
+    return source
 
 
-def _read_hf(path: str, model: EncoderDecoderModel) -> Any:
-    config, params = hf.load_hf(path, dtype=model.module.dtype)
-    ours = dataclasses.asdict(model.module)
-    different = [
-        f"  {name}: {value} in the checkpoint, {ours[name]} in the model"
-        for name, value in dataclasses.asdict(config).items()
-        if name in _ARCHITECTURE and value != ours[name]
+def _check_fits(
+    source: Source,
+    shapes: Mapping[str, tuple[int, ...]],
+    chosen: Mapping[Key, Key | None],
+    held: Mapping[Key, Part],
+    settings: RestoreCheckpointConfig,
+    can_make: bool,
+) -> None:
+    """Raises CheckpointError, listing missing, misshapen and spare parameters."""
+    problems = []
+    wanted = [key for key in keys_of(shapes) if key[0].startswith(own.PARAMS)]
+    for key in wanted:
+        origin = chosen.get(key)
+        if origin is not None:
+            found, shape = tuple(held[origin].shape), _shape(shapes, key)
+            if found != shape:
+                problems.append(f"{_say(key)}: {found} in the checkpoint, {shape} in the model")
+        elif not can_make:
+            problems.append(f"{_say(key)} is missing in the checkpoint")
+        elif key not in chosen and not (settings.fallback_to_scratch or is_adapter(key[0])):
+            problems.append(
+                f"{_say(key)} is missing in the checkpoint (an assignment_map to None, or"
+                " fallback_to_scratch, leaves it freshly initialised)"
+            )
+    if settings.strict:
+        taken = {origin for origin in chosen.values() if origin is not None} | chosen.keys()
+        problems += [
+            f"{_say(key)} is not in the model (strict = False leaves it out)"
+            for key in held
+            if key[0].startswith(own.PARAMS) and key not in taken
+        ]
+    if problems:
+        raise CheckpointError(
+            f"checkpoint {source.path} does not fit the configured model:\n{listing(problems)}"
+        )
+
+
+def _say(key: Key) -> str:
+    name = key[0].removeprefix(own.PARAMS)
+    return name if key[1] is None else f"{name} (layer {key[1]})"
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], key: Key) -> tuple[int, ...]:
+    return shapes[key[0]] if key[1] is None else shapes[key[0]][1:]
+
+
+def _optimizer_problem(
+    shapes: Mapping[str, tuple[int, ...]],
+    chosen: Mapping[Key, Key | None],
+    held: Mapping[Key, Part],
+) -> str | None:
+    """Why the optimizer's state cannot be restored: all of it goes on, or none."""
+    wanted = [key for key in keys_of(shapes) if key[0].startswith(own.OPT_STATE)]
+    for key in wanted:
+        origin = chosen.get(key)
+        if origin is None and _shape(shapes, key) != (1,):  # slots that are not used are zeros
+            return f"it has no {key[0].removeprefix(own.OPT_STATE)}"
+        if origin is not None and tuple(held[origin].shape) != _shape(shapes, key):
+            return (
+                f"{key[0].removeprefix(own.OPT_STATE)} is {tuple(held[origin].shape)} there, "
+                f"{_shape(shapes, key)} in the configured optimizer"
+            )
+    return None if wanted else "the configured optimizer has none"
+
+
+def _restore(
+    source: Source,
+    abstract: Any,
+    prefix: str,
+    chosen: Mapping[Key, Key | None],
+    held: Mapping[Key, Part],
+    settings: RestoreCheckpointConfig,
+    fresh: Fresh | None,
+) -> Any:
+    """A tree like `abstract`, whose names begin with `prefix` in the train state."""
+    leaves = {f"{prefix}{name}": leaf for name, leaf in named_leaves(abstract).items()}
+    origins = {
+        name: [chosen.get(key) for key in keys_of({name: tuple(leaf.shape)})]
+        for name, leaf in leaves.items()
+    }
+    partial = [name for name, each in origins.items() if None in each]
+    made = fresh(partial) if fresh is not None and partial else {}
+    rounded = settings.dtype if prefix == own.PARAMS else None
+    values = [
+        made[name]
+        if name in made and not any(origins[name])
+        else _load(source, leaf, origins[name], held, made.get(name), rounded)
+        for name, leaf in leaves.items()
     ]
-    if different:
-        raise CheckpointError(f"{path} does not fit the configured model:\n" + "\n".join(different))
-    return params
+    return jax.tree.unflatten(jax.tree.structure(abstract), values)
 
 
-def _split(path: str) -> tuple[str, int]:
-    found = split_step(str(Path(path).resolve()))
-    if found is None:
-        raise CheckpointError(f"{path}: a checkpoint's folder is called checkpoint_<step>")
-    return found
+def _load(
+    source: Source,
+    leaf: Any,
+    origins: list[Key | None],
+    held: Mapping[Key, Part],
+    fresh: jax.Array | None = None,
+    rounded: str | None = None,
+) -> jax.Array:
+    """One array, from a part of the checkpoint or from one a layer."""
+
+    def read(origin: Key) -> np.ndarray:
+        part = held[origin]
+        value = part.to_ours(source.reader.read(part.theirs, part.their_index, part.their_axis))
+        return value if rounded is None else value.astype(jax.numpy.dtype(rounded))
+
+    stacked = len(leaf.shape) > 0 and (len(origins) > 1 or _is_layered(origins))
+    return place(
+        leaf, [each and (lambda each=each: read(each)) for each in origins], stacked, fresh
+    )
 
 
-def _place(tree: Any, abstract: Any) -> Any:
-    """The tree's values, laid out as `abstract` says.
-
-    Its structure is that of `abstract`, which holds the configured model's settings where a file
-    has its writer's, such as the dropout rate.
-    """
-    like = named_leaves(abstract)
-    values = named_leaves(tree)
-    if list(values) != list(like):
-        raise ValueError(f"other names than the model's: {sorted(set(values) ^ set(like))}")
-    placed = [
-        jax.device_put(np.asarray(values[name], leaf.dtype), leaf.sharding)
-        for name, leaf in like.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(abstract), placed)
+def _is_layered(origins: list[Key | None]) -> bool:
+    return any(origin is not None and origin[1] is not None for origin in origins)

@@ -7,7 +7,8 @@ config, parameter names' owner). Saving is asynchronous and atomic: a folder tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from flan_jax.checkpoints import remote
+from flan_jax.checkpoints.tensors import CheckpointError
 from flan_jax.errors import UserError
 from flan_jax.sharding import named_leaves
+from flan_jax.suggestions import did_you_mean
 
 PREFIX = "checkpoint"
-
-
-class CheckpointError(UserError):
-    """A checkpoint is missing, damaged, or does not fit the model."""
 
 
 @gin.configurable(module="utils")
@@ -56,21 +56,38 @@ class RestoreCheckpointConfig:
     """What to start from when the run's own folder holds no checkpoint. Names are T5X's.
 
     Attributes:
-      path: a checkpoint of ours, of T5X or of Hugging Face; None or [] to start from scratch.
+      path: a checkpoint of ours, of T5X or of Hugging Face: a folder, `gs://bucket/path` or
+        `hf://owner/name`; None or [] to start from scratch.
       mode: `specific` (path is one checkpoint) or `latest` (path is a folder of checkpoints).
-      fallback_to_scratch: start from random weights if `path` does not exist.
+      assignment_map: pairs (pattern of names in the model, name in the checkpoint or None), to
+        restore parts, or parts of other names; see `flan_jax.checkpoints.assignment`.
+      strict: whether the checkpoint may hold no parameter that the model lacks, and must have been
+        trained with the model's vocabulary.
+      fallback_to_scratch: start from random weights if `path` does not exist, and initialise
+        freshly what it does not hold.
+      dtype: `float32` or `bfloat16`, to which parameters are rounded when read; they are float32
+        in training all the same. None: as they were saved.
     """
 
     path: str | tuple[str, ...] | list[str] | None = None
     mode: str = "specific"
+    assignment_map: Any = None
+    strict: bool = True
     fallback_to_scratch: bool = False
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in ("specific", "latest"):
-            raise UserError(
-                f"utils.RestoreCheckpointConfig.mode must be 'specific' or 'latest', "
-                f"found {self.mode!r}"
-            )
+        for name, known in (
+            ("mode", ("specific", "latest")),
+            ("dtype", (None, "float32", "bfloat16")),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                names = [each for each in known if each is not None]
+                raise UserError(
+                    f"utils.RestoreCheckpointConfig.{name} must be {names[0]!r} or {names[1]!r}, "
+                    f"found {value!r}{did_you_mean(str(value), names)}"
+                )
 
 
 @gin.configurable(module="utils")
@@ -86,11 +103,16 @@ class CheckpointManager:
     """Checkpoints of one run.
 
     Args:
-      folder: the run's MODEL_DIR.
+      folder: the run's MODEL_DIR; or a bucket's (`gs://…`), which needs TensorFlow or gcsfs.
       config: None for reading only.
+
+    Raises:
+      CheckpointError: the bucket cannot be read.
     """
 
     def __init__(self, folder: str | Path, config: SaveCheckpointConfig | None):
+        if remote.is_remote(folder):
+            remote.list_folder(folder)  # says within seconds if it cannot be read
         self.folder = (
             epath.Path(folder).resolve() if "://" not in str(folder) else epath.Path(folder)
         )
@@ -152,19 +174,35 @@ class CheckpointManager:
           CheckpointError: the checkpoint does not fit, or cannot be read.
         """
         path = self.path(step)
-        try:
+        with self._named_damage(step):
             saved = self._manager.item_metadata(step)["state"]
-        except (FileNotFoundError, KeyError, ValueError) as error:
-            raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
+            if not named_leaves(saved):
+                raise ValueError("state/_METADATA, the list of its arrays, is missing or damaged")
         _check_fits(path, named_leaves(saved), named_leaves(to_names(abstract_state)))
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(to_names(abstract_state)),
-                run=ocp.args.JsonRestore(),
-            ),
-        )
+        with self._named_damage(step):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(to_names(abstract_state)),
+                    run=ocp.args.JsonRestore(),
+                ),
+            )
         return from_names(restored["state"], abstract_state), restored["run"]
+
+    @contextlib.contextmanager
+    def _named_damage(self, step: int) -> Iterator[None]:
+        """Says which checkpoint cannot be read, and which others there are."""
+        try:
+            yield
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            reason = " ".join(
+                str(error).split("[tensorstore_spec")[0].split("[source loc")[0].split()
+            )
+            others = ", ".join(str(each) for each in self.all_steps() if each != step)
+            raise CheckpointError(
+                f"checkpoint {self.path(step)} is damaged: {reason[:500]}\n"
+                + (f"Remove it to go on from step {others}" if others else "There is no other one")
+            ) from error
 
     def restore_run(self, step: int) -> dict[str, Any]:
         """The run document of a step, without its arrays."""
@@ -179,35 +217,6 @@ class CheckpointManager:
     def close(self) -> None:
         """Waits and frees threads."""
         self._manager.close()
-
-
-def restore_params_only(path: str, abstract_params: Any) -> Any:
-    """Parameters of one checkpoint of ours, without reading the optimizer's state.
-
-    Args:
-      path: the checkpoint's folder.
-      abstract_params: ShapeDtypeStructs with shardings.
-
-    Raises:
-      CheckpointError: it does not fit the model.
-    """
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    folder = epath.Path(path).resolve() / "state"
-    saved = checkpointer.metadata(folder).item_metadata
-    if saved is None:
-        raise CheckpointError(f"cannot read checkpoint {path}: {folder} has no metadata")
-    wanted = to_names(abstract_params)
-    _check_fits(path, named_leaves(saved.tree["params"]), named_leaves(wanted))
-    item = {"params": wanted}
-    restored = checkpointer.restore(
-        folder,
-        args=ocp.args.PyTreeRestore(
-            item=item,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-            partial_restore=True,
-        ),
-    )
-    return from_names(restored["params"], abstract_params)
 
 
 def to_names(tree: Any) -> dict[str, Any]:

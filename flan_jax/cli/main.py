@@ -41,6 +41,9 @@ COMMANDS = {
     "train": Command("flan_jax.cli.train", "train from gin files"),
     "eval": Command("flan_jax.cli.eval", "evaluate a checkpoint under a protocol"),
     "infer": Command("flan_jax.cli.infer", "generate answers with a checkpoint"),
+    "convert": Command(
+        "flan_jax.cli.convert", "convert a checkpoint to our format, Hugging Face's or T5X's"
+    ),
     "tasks": Command("flan_jax.cli.tasks", "list, show and check tasks and mixtures"),
     "mixture": Command("flan_jax.cli.mixture", "list mixtures; show shares, repeats and hash"),
     "data": Command("flan_jax.cli.data", "fetch datasets, store their rows, look at batches"),

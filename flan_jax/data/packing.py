@@ -197,8 +197,20 @@ def build_row(
     return row
 
 
-def padding_fractions(batch: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    """Fraction of padding among encoder and decoder positions of a batch."""
+def padding_fractions(batch: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Fraction of padding among the positions of a batch.
+
+    `inputs_padding` and `targets_padding` of encoder and decoder; only `padding` if the rows are
+    those of a decoder-only model.
+    """
+    targets = float((batch["decoder_target_tokens"] == PAD_ID).mean())
+    if "encoder_input_tokens" not in batch:
+        return {"padding": targets}
     inputs = float((batch["encoder_input_tokens"] == PAD_ID).mean())
-    targets = float((batch["decoder_loss_weights"] == 0).mean())
-    return inputs, targets
+    return {"inputs_padding": inputs, "targets_padding": targets}
+
+
+def count_tokens(batch: Mapping[str, np.ndarray]) -> int:
+    """Tokens that are not padding, of inputs and targets together."""
+    names = ("encoder_input_tokens", "decoder_target_tokens")
+    return sum(int(np.count_nonzero(batch[name] != PAD_ID)) for name in names if name in batch)

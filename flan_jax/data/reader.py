@@ -26,8 +26,9 @@ import numpy as np
 
 from flan_jax.data.counts import NOT_TRAINED_ON, WINDOWS, count_batch
 from flan_jax.data.examples import ExampleMaker
-from flan_jax.data.flat_rows import FlatExamples, build_rows, flatten
-from flan_jax.data.packing import Row, TokenizedExample, build_row, pack_best_fit
+from flan_jax.data.flat_rows import FlatExamples, flatten
+from flan_jax.data.packing import Row, TokenizedExample
+from flan_jax.data.row_format import RowFormat, row_format
 from flan_jax.data.schedule import WINDOW, Draw, Schedule
 from flan_jax.data.seqio_reader import SeqioExamples, SeqioWindows, foreign_provider
 from flan_jax.data.token_store import stored_examples
@@ -35,7 +36,8 @@ from flan_jax.data.vocabulary import Vocabulary
 from flan_jax.draws import Draws
 from flan_jax.errors import UserError
 from flan_jax.mixing import MixtureDefinition, get_mixture
-from flan_jax.objectives import SpanCorruption
+from flan_jax.models.language_model import LanguageModel, RowKind
+from flan_jax.objectives import Objective
 from flan_jax.prompts.fewshot import FewShotPolicy
 from flan_jax.realised import RealisedMixture, only, realise
 from flan_jax.sources.base import check_split
@@ -49,7 +51,7 @@ _PACKED_PER_ROW = 4  # examples rendered for each packed row of an evaluation se
 gin.external_configurable(FewShotPolicy, module="prompts")
 
 
-@gin.configurable(module="utils")
+@gin.configurable(module="utils", denylist=["row_kind"])
 @dataclass(frozen=True)
 class DatasetConfig:
     """What to read. Argument names are T5X's.
@@ -66,16 +68,18 @@ class DatasetConfig:
       pack: whether several examples share a row.
       module: module to import first because it registers the mixture.
       few_shot: exemplars of few-shot prompts.
-      objective: `@objectives.SpanCorruption()` to pre-train on the inputs' text; None to learn the
-        tasks' own targets.
+      objective: such as `@objectives.SpanCorruption()`, to pre-train on the inputs' text; None to
+        learn the tasks' own targets.
       num_workers: reader processes; 0 reads in a thread.
       row_lengths: tokens per row, if more than an example may have: rows longer than their longest
-        example fill better (`flan-jax data stats` recommends a pair).
+        example fill better (`flan-jax data stats` recommends a pair). A row of a decoder-only model
+        has inputs and targets together, in any shares.
       allow_missing: go on without the tasks whose data are not on this machine.
       store: folder or address of a store that `flan-jax data build` made, to take the rows from;
         None to read the datasets as they were published.
       token_store: folder or address of what `flan-jax data render` made, to take the token ids
         from; the rows are not needed then. None to render while training.
+      row_kind: what rows look like, which is up to the model: see `for_model`.
     """
 
     mixture_or_task_name: str
@@ -88,12 +92,13 @@ class DatasetConfig:
     pack: bool = True
     module: str | None = None
     few_shot: FewShotPolicy = FewShotPolicy()
-    objective: SpanCorruption | None = None
+    objective: Objective | None = None
     num_workers: int = 0
     row_lengths: Mapping[str, int] | None = None
     allow_missing: bool = False
     store: str | None = None
     token_store: str | None = None
+    row_kind: RowKind = "encoder_decoder"
 
     def __post_init__(self) -> None:
         if self.use_cached:
@@ -128,6 +133,15 @@ class DatasetConfig:
         lengths = self.task_feature_lengths if self.row_lengths is None else self.row_lengths
         return lengths["inputs"], lengths["targets"]
 
+    @property
+    def row_format(self) -> RowFormat:
+        """Which examples share a row, and the arrays of rows."""
+        return row_format(self.row_kind, self.capacity, self.pack)
+
+    def for_model(self, model: LanguageModel) -> DatasetConfig:
+        """The same data, in the rows that the model reads."""
+        return dataclasses.replace(self, row_kind=model.row_kind)
+
     def example_maker(
         self, inputs: Vocabulary, targets: Vocabulary, seed: int
     ) -> ExampleMaker | SeqioExamples:
@@ -148,7 +162,8 @@ class DatasetConfig:
             if self.objective is not None:
                 raise UserError(
                     f"{self.mixture_or_task_name!r} is registered with SeqIO, where objectives are "
-                    "preprocessors: set objective to None and add the preprocessor to the task"
+                    "preprocessors: set objective to None and add the preprocessor to the task "
+                    "(flan_jax.objectives.seqio_preprocessors has them)"
                 )
             return SeqioExamples(provider, inputs, targets, lengths, seed, self.split)
         few_shot = dataclasses.replace(self.few_shot, max_tokens=lengths["inputs"])
@@ -159,7 +174,7 @@ class DatasetConfig:
         realised, definitions = self._realise(mixture)
         mixture = _with_split(realised.mixture, definitions, self.split)
         tasks = tuple(definitions[name] for name in mixture.rates) if self.store else ()
-        return ExampleMaker(mixture, *settings, realised.missing, tasks)
+        return ExampleMaker(mixture, *settings, realised.missing, tasks, self.row_kind)
 
     def _realise(
         self, mixture: MixtureDefinition
@@ -229,7 +244,7 @@ def _window_rows(config: DatasetConfig, examples: FlatExamples, seed: int, numbe
     array in shared memory of its own, too much for single rows.
     """
     groups = window_groups(config, examples.lengths, seed, number)
-    rows = build_rows(examples, groups, config.capacity, packed=config.pack, cuts=True)
+    rows = config.row_format.rows(examples, groups)
     return {**rows, WINDOWS: np.full(len(groups), number, np.int64)}
 
 
@@ -243,10 +258,10 @@ def window_groups(
 
     `lengths` has the (inputs, targets) length of each example, none above the config's.
     """
-    if not config.pack:
-        return [[position] for position in range(len(lengths))]
-    groups = pack_best_fit(lengths, config.capacity)
-    return Draws(seed, "rows", number).shuffled(groups) if config.shuffle else groups
+    groups = config.row_format.groups(lengths)
+    if not (config.pack and config.shuffle):
+        return groups
+    return Draws(seed, "rows", number).shuffled(groups)
 
 
 def _stack(rows: Sequence[Row]) -> Batch:
@@ -298,7 +313,7 @@ class _Flatten(grain.experimental.FlatMapTransform):
     max_fan_out: int = WINDOW * 2
 
     def flat_map(self, element: Batch) -> list[Row]:
-        count = len(element["encoder_input_tokens"])
+        count = len(element["decoder_target_tokens"])
         return [{name: array[i] for name, array in element.items()} for i in range(count)]
 
 
@@ -377,9 +392,7 @@ def eval_batches(
     rows = _eval_rows(config, maker, num_batches * config.batch_size)
     for start in range(0, len(rows), config.batch_size):
         part = rows[start : start + config.batch_size]
-        part += [build_row([], config.capacity, packed=config.pack)] * (
-            config.batch_size - len(part)
-        )
+        part += [config.row_format.row([])] * (config.batch_size - len(part))
         yield _stack(part)
 
 
@@ -389,12 +402,12 @@ def _eval_rows(config: DatasetConfig, maker: ExampleMaker | SeqioExamples, limit
         examples = maker.first(wanted)
     else:
         examples = _first_in_turn(config, maker, wanted)
-    if not config.pack:
-        return [build_row([e], config.capacity, packed=False) for e in examples[:limit]]
-    groups = pack_best_fit([(len(e.inputs), len(e.targets)) for e in examples], config.capacity)
-    # Packing puts long examples first: without shuffling, the rows kept would be theirs.
-    groups = Draws(maker.seed, "eval rows").shuffled(groups)
-    return [build_row([examples[i] for i in group], config.capacity) for group in groups[:limit]]
+    rows = config.row_format
+    groups = rows.groups([(len(e.inputs), len(e.targets)) for e in examples])
+    if config.pack:
+        # Packing puts long examples first: without shuffling, the rows kept would be theirs.
+        groups = Draws(maker.seed, "eval rows").shuffled(groups)
+    return [rows.row([examples[i] for i in group]) for group in groups[:limit]]
 
 
 def _first_in_turn(

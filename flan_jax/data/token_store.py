@@ -23,7 +23,7 @@ from flan_jax.data.schedule import Draw
 from flan_jax.data.vocabulary import Vocabulary
 from flan_jax.errors import UserError
 from flan_jax.mixing import MixtureDefinition
-from flan_jax.objectives import SpanCorruption
+from flan_jax.objectives import Objective
 from flan_jax.prompts.fewshot import FewShotPolicy
 from flan_jax.realised import realise
 from flan_jax.store.access import Bytes, Folder, open_folder
@@ -265,7 +265,7 @@ def stored_examples(
     seed: int,
     split: str,
     few_shot: FewShotPolicy,
-    objective: SpanCorruption | None,
+    objective: Objective | None,
 ) -> StoredExamples:
     """The examples of a mixture from the token store at `path`.
 

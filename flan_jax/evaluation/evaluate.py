@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -22,14 +23,14 @@ from flan_jax.evaluation.report import scores_table
 from flan_jax.evaluation.requests import plan, summarize
 from flan_jax.evaluation.trained_on import trained_on_of
 from flan_jax.files import write_atomically
-from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.models.language_model import LanguageModel
 from flan_jax.sharding import PjitPartitioner
 
 
 @gin.configurable(module="eval_script", denylist=["dry_run", "show"])
 def evaluate(
     *,
-    model: EncoderDecoderModel,
+    model: LanguageModel,
     restore_checkpoint_cfg: RestoreCheckpointConfig,
     evaluator: GenerationEvaluator,
     partitioner: PjitPartitioner,
@@ -68,7 +69,7 @@ def evaluate(
         return []
     mesh, batch_sharding = make_mesh(partitioner, evaluator.batch_size)
     with partitioner.use(mesh):
-        params = restore_params(path, model, partitioner)
+        params = restore_params(path, model, partitioner, restore_checkpoint_cfg)
         if jax.process_index() == 0:
             write_atomically(Path(output_dir) / "config.gin", operative_config_text())
         name, step = checkpoint_name(path)
@@ -96,6 +97,9 @@ def checkpoint_name(path: str) -> tuple[str, int]:
     The name holds when the checkpoint was written, so that another one at the same path is not
     taken for it.
     """
+    if "://" in path:  # a bucket or hub has no time that is cheap to ask for
+        found = split_step(path)
+        return re.sub(r"\W+", "-", path), found[1] if found else 0
     folder = Path(path).resolve()
     found = split_step(str(folder))
     written = int(folder.stat().st_mtime)

@@ -20,7 +20,7 @@ from flan_jax.evaluation import job
 from flan_jax.evaluation.protocol import EvalProtocol
 from flan_jax.evaluation.requests import Request, plan
 from flan_jax.evaluation.scores import Scores, score
-from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.models.language_model import LanguageModel
 from flan_jax.overlap.held_out import Trained, names_of
 from flan_jax.sharding import PjitPartitioner
 
@@ -68,7 +68,7 @@ class GenerationEvaluator:
 
     def run(
         self,
-        model: EncoderDecoderModel,
+        model: LanguageModel,
         params: Any,
         batch_sharding: NamedSharding,
         checkpoint: str,
@@ -96,7 +96,7 @@ class GenerationEvaluator:
             requests = plan(protocol, model.input_vocabulary, self.inputs_length, trained=trained)
             predictions = answer_requests(
                 requests,
-                make_generate(params, protocol, batch_sharding),
+                make_generate(params, protocol, batch_sharding, model),
                 protocol,
                 model,
                 checkpoint,
@@ -116,7 +116,7 @@ class GenerationEvaluator:
 
     def evaluate(
         self,
-        model: EncoderDecoderModel,
+        model: LanguageModel,
         params: Any,
         batch_sharding: NamedSharding,
         step: int,
@@ -134,7 +134,7 @@ def answer_requests(
     requests: Sequence[Request],
     answer: job.Generate,
     protocol: EvalProtocol,
-    model: EncoderDecoderModel,
+    model: LanguageModel,
     checkpoint: str,
     folder: Path | str,
     *,
@@ -199,12 +199,17 @@ def headline(scores: Scores) -> str:
 
 
 def make_generate(
-    params: Any, protocol: EvalProtocol, batch_sharding: NamedSharding
+    params: Any,
+    protocol: EvalProtocol,
+    batch_sharding: NamedSharding,
+    model: LanguageModel | None = None,
 ) -> job.Generate:
     """The function that answers a batch of prompts, rows split over the mesh.
 
-    Every process passes the same rows and gets all answers.
+    Every process passes the same rows and gets all answers. `model` says whether a decoder-only
+    model's prompts see themselves whole; without it, attention is causal.
     """
+    bidirectional = getattr(model, "inputs_bidirectional_attention", False)
 
     def answer(tokens: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
         def put(rows: np.ndarray) -> jax.Array:
@@ -218,6 +223,7 @@ def make_generate(
             temperature=protocol.temperature,
             topk=protocol.topk,
             keys=item_keys(protocol.seed, ids) if protocol.temperature > 0 else None,
+            inputs_bidirectional_attention=bidirectional,
         )
         if output.is_fully_addressable:
             return np.asarray(output)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from flan_jax.checkpoints.initial import checkpoint_format
-from flan_jax.checkpoints.manager import CheckpointError, CheckpointManager, split_step
+from flan_jax.checkpoints import detect
+from flan_jax.checkpoints.detect import checkpoint_format
+from flan_jax.checkpoints.own import read_run
+from flan_jax.checkpoints.tensors import CheckpointError
 
 
 def trained_on_of(path: str) -> tuple[str, ...] | None:
@@ -31,22 +32,25 @@ def trained_before(initial_checkpoint: str | None) -> tuple[str, ...]:
     """
     if not initial_checkpoint:
         return ()
-    if not Path(initial_checkpoint).is_dir():
-        return (initial_checkpoint,)
-    if checkpoint_format(initial_checkpoint) != "flan_jax":
+    if detect.is_hub(initial_checkpoint):
         return ()
+    try:
+        if not detect.exists(initial_checkpoint):
+            return (initial_checkpoint,)
+        if checkpoint_format(initial_checkpoint) != "flan_jax":
+            return ()
+    except CheckpointError:  # a bucket that cannot be read from here
+        return (initial_checkpoint,)
     before = trained_on_of(initial_checkpoint)
     return (initial_checkpoint,) if before is None else before
 
 
 def _document(path: str) -> dict[str, Any] | None:
     """The run's document in a checkpoint of ours; None if there is none that names a mixture."""
-    found = split_step(str(Path(path).resolve()))
     try:
-        if found is None or checkpoint_format(path) != "flan_jax":
+        if checkpoint_format(path) != "flan_jax":
             return None
     except CheckpointError:
         return None
-    folder, step = found
-    document = CheckpointManager(folder, None).restore_run(step)
+    document = read_run(path)
     return document if "mixture_or_task_name" in document.get("stream", {}) else None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from flan_jax.models.layer_stack import fold
 from flan_jax.models.layers import ATTENTION_INIT, RELATIVE_BIAS_INIT, Dense, dropout, param
 from flan_jax.sharding import constrain, einsum, gather_fsdp, out_sharding
 
@@ -62,7 +63,7 @@ def relative_position_bucket(
 
 
 class RelativePositionBias(nnx.Module):
-    """A learned bias per head and bucket of distance, shared by all layers of a stack.
+    """A learned bias per head and bucket of distance, of one layer or shared by those of a stack.
 
     In a packed row, positions count from the start of the row: within a segment the differences,
     all that matters, are the same as those of in-segment positions.
@@ -138,23 +139,34 @@ class MultiHeadAttention(nnx.Module):
         shape = (*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads)
         return jnp.reshape(x, shape, out_sharding=out_sharding("batch", "length", "heads", "kv"))
 
+    # Dropout keys of the projections are for their adapters (lora.py).
     def project_query(
-        self, x: Float[Array, "batch q embed"], dtype: jnp.dtype
+        self,
+        x: Float[Array, "batch q embed"],
+        dtype: jnp.dtype,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch q heads kv"]:
-        return self._heads(self.query(x, "joined_kv", dtype))
+        return self._heads(self.query(x, "joined_kv", dtype, fold(dropout_key, 1)))
 
     def project_key_value(
-        self, x: Float[Array, "batch k embed"], dtype: jnp.dtype
+        self,
+        x: Float[Array, "batch k embed"],
+        dtype: jnp.dtype,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch k heads kv"], Float[Array, "batch k heads kv"]]:
-        key = self._heads(self.key(x, "joined_kv", dtype))
-        return key, self._heads(self.value(x, "joined_kv", dtype))
+        key = self._heads(self.key(x, "joined_kv", dtype, fold(dropout_key, 2)))
+        value = self.value(x, "joined_kv", dtype, fold(dropout_key, 3))
+        return key, self._heads(value)
 
     def project_out(
-        self, x: Float[Array, "batch q heads kv"], dtype: jnp.dtype
+        self,
+        x: Float[Array, "batch q heads kv"],
+        dtype: jnp.dtype,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch q embed"]:
         shape = (*x.shape[:2], x.shape[2] * x.shape[3])
         joined = jnp.reshape(x, shape, out_sharding=out_sharding("batch", "length", "joined_kv"))
-        return self.out(joined, "embed", dtype)
+        return self.out(joined, "embed", dtype, fold(dropout_key, 4))
 
     def __call__(
         self,
@@ -168,8 +180,8 @@ class MultiHeadAttention(nnx.Module):
         dropout_rate: float = 0.0,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch q embed"]:
-        query = self.project_query(x, dtype)
-        key, value = self.project_key_value(memory, dtype)
+        query = self.project_query(x, dtype, dropout_key)
+        key, value = self.project_key_value(memory, dtype, dropout_key)
         if float32_logits:
             query, key = query.astype(jnp.float32), key.astype(jnp.float32)
         axes = ("batch", "heads", "length", "length")
@@ -178,7 +190,7 @@ class MultiHeadAttention(nnx.Module):
         # One mask for all queries (dim -2), as T5X.
         probs = dropout(probs, dropout_rate, dropout_key, axes)
         mixed = einsum("bhqk,bkhd->bqhd", probs, value, ("batch", "length", "heads", "kv"))
-        return self.project_out(mixed, dtype)
+        return self.project_out(mixed, dtype, dropout_key)
 
 
 def attention_probs(

@@ -9,13 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import gin
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_policies
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from flan_jax.models.attention import (
@@ -24,22 +22,24 @@ from flan_jax.models.attention import (
     attention_mask,
     causal_mask,
 )
+from flan_jax.models.config_checks import settle
+from flan_jax.models.layer_stack import fold, scan_layers
 from flan_jax.models.layers import (
     Dense,
     Embed,
     MlpBlock,
     RMSNorm,
-    activation,
     dropout,
     stack_layers,
 )
-from flan_jax.suggestions import did_you_mean
+from flan_jax.models.lora import LoraConfig, add_adapters
 
-REMAT_POLICIES = ("none", "full", "dots")
 _RESIDUAL = ("batch", "length", "embed")
 
 
-@gin.configurable(module="network")
+# Registered, not configurable: gin's bindings go into `@network.T5Config()` alone, and Python code
+# that makes a config (of a checkpoint, say) gets what it asks for.
+@gin.register(module="network")
 @dataclass(frozen=True)
 class T5Config:
     """Hyperparameters; names and meaning as in T5X's network.T5Config, then our own.
@@ -54,6 +54,9 @@ class T5Config:
         input) or "dots" (all but matrix products without batch dimensions). With fsdp > 1 use
         one of the latter two: "none" keeps every layer's gathered parameters until the backward
         pass.
+      relative_attention_per_layer: each layer has a relative position bias of its own, as in umT5
+        and T5X's scalable_t5; else the layers of a stack share one.
+      lora: low-rank adapters beside the kernels it names; None for none.
     """
 
     vocab_size: int
@@ -71,31 +74,12 @@ class T5Config:
     remat_policy: str = "none"
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
+    relative_attention_per_layer: bool = False
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
-        # gin passes lists; a config must be hashable to be a static part of the model's pytree.
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        for name in self.mlp_activations:
-            activation(name)
-        dtype = self.dtype if isinstance(self.dtype, str) else jnp.dtype(self.dtype).name
-        object.__setattr__(self, "dtype", dtype)
-        for value, known, what in (
-            (dtype, ("bfloat16", "float32"), "dtype"),
-            (self.remat_policy, REMAT_POLICIES, "remat_policy"),
-        ):
-            if value not in known:
-                raise ValueError(
-                    f"T5Config.{what} must be one of {known}, found {value!r}"
-                    f"{did_you_mean(value, known)}"
-                )
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise ValueError(f"T5Config.dropout_rate must be in [0, 1), found {self.dropout_rate}.")
         sizes = ("vocab_size", "emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers")
-        for name in (*sizes, "head_dim", "mlp_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"T5Config.{name} must be at least 1, found {getattr(self, name)}."
-                )
+        settle(self, (*sizes, "head_dim", "mlp_dim"))
 
 
 @gin.configurable(module="network")
@@ -118,11 +102,7 @@ def _mlp(block: MlpBlock, x: Array, config: T5Config, key: Key[Array, ""] | None
     def drop(hidden: Array) -> Array:
         return dropout(hidden, config.dropout_rate, key, ("batch", "length", "mlp"))
 
-    return block(x, jnp.dtype(config.dtype), drop)
-
-
-def _fold(key: Key[Array, ""] | None, data: int | Array) -> Key[Array, ""] | None:
-    return None if key is None else jax.random.fold_in(key, data)
+    return block(x, jnp.dtype(config.dtype), drop, key)
 
 
 def _attention(config: T5Config, key: Array) -> MultiHeadAttention:
@@ -140,7 +120,7 @@ def _attend(config: T5Config, block: MultiHeadAttention, key: Array | None) -> C
 
 
 class EncoderLayer(nnx.Module):
-    """Pre-norm self-attention and MLP."""
+    """Pre-norm self-attention and MLP; without a `bias` of the stack it has one of its own."""
 
     def __init__(self, config: T5Config, key: Key[Array, ""]):
         attention_key, mlp_key = jax.random.split(key)
@@ -148,24 +128,28 @@ class EncoderLayer(nnx.Module):
         self.attention = _attention(config, attention_key)
         self.pre_mlp_layer_norm = RMSNorm(config.emb_dim)
         self.mlp = MlpBlock(config.emb_dim, config.mlp_dim, config.mlp_activations, mlp_key)
+        if config.relative_attention_per_layer:
+            self.relpos_bias = _relative_bias(config, True, jax.random.fold_in(key, 0))
 
     def __call__(
         self,
         x: Float[Array, "batch length embed"],
         mask: Bool[Array, "batch length length"],
-        bias: Float[Array, "heads length length"],
+        bias: Float[Array, "heads length length"] | None,
         config: T5Config,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length embed"]:
         dtype, drop = jnp.dtype(config.dtype), _dropouts(config, key)
+        if bias is None:
+            bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
         y = self.pre_attention_layer_norm(x, dtype)
-        x = x + drop(0, _attend(config, self.attention, _fold(key, 1))(y, y, mask, bias))
+        x = x + drop(0, _attend(config, self.attention, fold(key, 1))(y, y, mask, bias))
         y = self.pre_mlp_layer_norm(x, dtype)
-        return x + drop(2, _mlp(self.mlp, y, config, _fold(key, 3)))
+        return x + drop(2, _mlp(self.mlp, y, config, fold(key, 3)))
 
 
 class DecoderLayer(nnx.Module):
-    """Pre-norm causal self-attention, cross-attention and MLP."""
+    """Pre-norm causal self-attention, cross-attention and MLP; `bias` as in EncoderLayer."""
 
     def __init__(self, config: T5Config, key: Key[Array, ""]):
         self_key, cross_key, mlp_key = jax.random.split(key, 3)
@@ -175,6 +159,8 @@ class DecoderLayer(nnx.Module):
         self.encoder_decoder_attention = _attention(config, cross_key)
         self.pre_mlp_layer_norm = RMSNorm(config.emb_dim)
         self.mlp = MlpBlock(config.emb_dim, config.mlp_dim, config.mlp_activations, mlp_key)
+        if config.relative_attention_per_layer:
+            self.relpos_bias = _relative_bias(config, False, jax.random.fold_in(key, 0))
 
     def __call__(
         self,
@@ -182,42 +168,20 @@ class DecoderLayer(nnx.Module):
         encoded: Float[Array, "batch inputs_length embed"],
         mask: Bool[Array, "batch length length"],
         cross_mask: Bool[Array, "batch length inputs_length"],
-        bias: Float[Array, "heads length length"],
+        bias: Float[Array, "heads length length"] | None,
         config: T5Config,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length embed"]:
         dtype, drop = jnp.dtype(config.dtype), _dropouts(config, key)
+        if bias is None:
+            bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
         y = self.pre_self_attention_layer_norm(x, dtype)
-        x = x + drop(0, _attend(config, self.self_attention, _fold(key, 1))(y, y, mask, bias))
+        x = x + drop(0, _attend(config, self.self_attention, fold(key, 1))(y, y, mask, bias))
         y = self.pre_cross_attention_layer_norm(x, dtype)
-        cross = _attend(config, self.encoder_decoder_attention, _fold(key, 4))
+        cross = _attend(config, self.encoder_decoder_attention, fold(key, 4))
         x = x + drop(5, cross(y, encoded, cross_mask, None))
         y = self.pre_mlp_layer_norm(x, dtype)
-        return x + drop(2, _mlp(self.mlp, y, config, _fold(key, 3)))
-
-
-def _scan_layers(
-    layers: nnx.Module,
-    x: Float[Array, "batch length embed"],
-    apply: Callable[[Any, Array, Key[Array, ""] | None], Array],
-    config: T5Config,
-    key: Key[Array, ""] | None,
-) -> Float[Array, "batch length embed"]:
-    """Runs x through each layer; layer i gets the dropout key fold_in(key, i)."""
-
-    def body(x: Array, layer_and_index: tuple[nnx.Module, Array]) -> tuple[Array, None]:
-        layer, index = layer_and_index
-        return apply(layer, x, _fold(key, index)), None
-
-    if config.remat_policy != "none":
-        policy = {
-            "full": checkpoint_policies.nothing_saveable,
-            "dots": checkpoint_policies.dots_with_no_batch_dims_saveable,
-        }[config.remat_policy]
-        # Inside a scan nothing can undo the recomputation, so the costly CSE barrier is not needed.
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
-    num_layers = jax.tree.leaves(layers)[0].shape[0]
-    return jax.lax.scan(body, x, (layers, jnp.arange(num_layers)))[0]
+        return x + drop(2, _mlp(self.mlp, y, config, fold(key, 3)))
 
 
 def _relative_bias(
@@ -237,7 +201,8 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: T5Config, key: Key[Array, ""]):
         bias_key, layers_key = jax.random.split(key)
-        self.relpos_bias = _relative_bias(config, True, bias_key)
+        if not config.relative_attention_per_layer:
+            self.relpos_bias = _relative_bias(config, True, bias_key)
         self.layers = stack_layers(
             functools.partial(EncoderLayer, config),
             jax.random.split(layers_key, config.num_encoder_layers),
@@ -252,15 +217,17 @@ class Encoder(nnx.Module):
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length embed"]:
         dtype = jnp.dtype(config.dtype)
-        x = _dropouts(config, _fold(key, 0))(0, x)
-        bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
+        x = _dropouts(config, fold(key, 0))(0, x)
+        bias = None
+        if not config.relative_attention_per_layer:
+            bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
 
         def apply(layer: EncoderLayer, x: Array, key: Array | None) -> Array:
             return layer(x, mask, bias, config, key)
 
-        x = _scan_layers(self.layers, x, apply, config, _fold(key, 1))
+        x = scan_layers(self.layers, x, apply, config.remat_policy, fold(key, 1))
         # T5X does not share this one mask along the length; every other one it does.
-        rate, final_key = config.dropout_rate, _fold(key, 2)
+        rate, final_key = config.dropout_rate, fold(key, 2)
         return dropout(self.encoder_norm(x, dtype), rate, final_key, _RESIDUAL, broadcast_dim=None)
 
 
@@ -269,7 +236,8 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: T5Config, key: Key[Array, ""]):
         bias_key, layers_key, logits_key = jax.random.split(key, 3)
-        self.relpos_bias = _relative_bias(config, False, bias_key)
+        if not config.relative_attention_per_layer:
+            self.relpos_bias = _relative_bias(config, False, bias_key)
         self.layers = stack_layers(
             functools.partial(DecoderLayer, config),
             jax.random.split(layers_key, config.num_decoder_layers),
@@ -290,14 +258,16 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "batch length embed"]:
         """Normalised decoder states; `T5.logits` turns them into logits."""
         dtype = jnp.dtype(config.dtype)
-        x = _dropouts(config, _fold(key, 0))(0, x)
-        bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
+        x = _dropouts(config, fold(key, 0))(0, x)
+        bias = None
+        if not config.relative_attention_per_layer:
+            bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
 
         def apply(layer: DecoderLayer, x: Array, key: Array | None) -> Array:
             return layer(x, encoded, mask, cross_mask, bias, config, key)
 
-        x = _scan_layers(self.layers, x, apply, config, _fold(key, 1))
-        return _dropouts(config, _fold(key, 2))(0, self.decoder_norm(x, dtype))
+        x = scan_layers(self.layers, x, apply, config.remat_policy, fold(key, 1))
+        return _dropouts(config, fold(key, 2))(0, self.decoder_norm(x, dtype))
 
 
 class T5(nnx.Module):
@@ -313,6 +283,7 @@ class T5(nnx.Module):
         self.token_embedder = Embed(config.vocab_size, config.emb_dim, embed_key)
         self.encoder = Encoder(config, encoder_key)
         self.decoder = Decoder(config, decoder_key)
+        add_adapters(self, config.lora, key)
 
     def __call__(
         self, batch: Mapping[str, Array], *, dropout_key: Key[Array, ""] | None = None
@@ -328,15 +299,16 @@ class T5(nnx.Module):
         encoder_segments = batch.get("encoder_segment_ids")
         decoder_segments = batch.get("decoder_segment_ids")
         encoded = self.encode(
-            tokens, encoder_segment_ids=encoder_segments, dropout_key=_fold(dropout_key, 0)
+            tokens, encoder_segment_ids=encoder_segments, dropout_key=fold(dropout_key, 0)
         )
         x = self.token_embedder(batch["decoder_input_tokens"], jnp.dtype(self.config.dtype))
         real = targets > 0
         mask = attention_mask(real, real, decoder_segments, decoder_segments)
         mask &= causal_mask(targets.shape[1])
         cross_mask = attention_mask(real, tokens > 0, decoder_segments, encoder_segments)
-        key = _fold(dropout_key, 1)
-        return self.logits(self.decoder(x, encoded, mask, cross_mask, self.config, key))
+        key = fold(dropout_key, 1)
+        states = self.decoder(x, encoded, mask, cross_mask, self.config, key)
+        return self.logits(states, fold(dropout_key, 2))
 
     def encode(
         self,
@@ -352,9 +324,11 @@ class T5(nnx.Module):
         return self.encoder(x, mask, self.config, dropout_key)
 
     def logits(
-        self, states: Float[Array, "batch length embed"]
+        self,
+        states: Float[Array, "batch length embed"],
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length vocab"]:
-        """Float32 logits of decoder states."""
+        """Float32 logits of decoder states; the key is for an adapter of the output head."""
         if self.config.logits_via_embedding:
             return self.token_embedder.attend(states)
-        return self.decoder.logits_dense(states, "vocab", jnp.dtype("float32"))
+        return self.decoder.logits_dense(states, "vocab", jnp.dtype("float32"), dropout_key)

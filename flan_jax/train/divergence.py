@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flan_jax.data.packing import NO_TASK
 from flan_jax.data.reader import Batch
 from flan_jax.errors import UserError
 from flan_jax.files import write_atomically
@@ -41,24 +42,35 @@ def check_finite(
     raise TrainingDivergedError(
         f"training diverged at step {step}: loss {float(loss)}, {norms}. The batch is in {folder} "
         "(arrays and text); no checkpoint of this state was kept. Try a lower learning rate, "
-        "float32 activations (network.T5Config.dtype), or look for odd examples in the batch."
+        "float32 activations (ACTIVATION_DTYPE), or look for odd examples in the batch."
     )
 
 
 def _text(batch: Batch, setup: Setup) -> str:
     """Every row's inputs and targets, segment by segment."""
-    tasks = setup.maker.task_names
+    maker = setup.maker
+    targets = batch["decoder_target_tokens"]
+    segments = batch.get("decoder_segment_ids")
+    if segments is None:
+        segments = (batch["decoder_task_ids"] != NO_TASK).astype(np.int32)
     lines = []
-    for row in range(len(batch["encoder_input_tokens"])):
-        inputs, targets = batch["encoder_input_tokens"][row], batch["decoder_target_tokens"][row]
-        in_ids = batch.get("encoder_segment_ids", (batch["encoder_input_tokens"] > 0))[row]
-        out_ids = batch.get("decoder_segment_ids", (batch["decoder_target_tokens"] > 0))[row]
-        for segment in range(1, int(np.max(out_ids)) + 1):
-            here = out_ids == segment
-            task = tasks[int(batch["decoder_task_ids"][row][here][0])]
-            text_in = setup.maker.inputs_vocabulary.decode(inputs[in_ids == segment])
-            text_out = setup.maker.targets_vocabulary.decode(targets[here])
+    for row in range(len(targets)):
+        for segment in range(1, int(np.max(segments[row])) + 1):
+            here = segments[row] == segment
+            task = maker.task_names[int(batch["decoder_task_ids"][row][here][0])]
+            text_in = maker.inputs_vocabulary.decode(_inputs(batch, row, segment, here).tolist())
+            weighs = here & (batch["decoder_loss_weights"][row] > 0)
+            text_out = maker.targets_vocabulary.decode(targets[row][weighs].tolist())
             lines.append(
                 f"row {row} segment {segment} {task}\n  inputs:  {text_in}\n  targets: {text_out}"
             )
     return "\n".join(lines) + "\n"
+
+
+def _inputs(batch: Batch, row: int, segment: int, here: np.ndarray) -> np.ndarray:
+    """Input tokens of a segment, whose places in the decoder are `here`."""
+    tokens = batch.get("encoder_input_tokens")
+    if tokens is None:  # a decoder-only row: what weighs nothing are inputs
+        return batch["decoder_target_tokens"][row][here & (batch["decoder_loss_weights"][row] == 0)]
+    ids = batch.get("encoder_segment_ids", tokens > 0)
+    return tokens[row][ids[row] == segment]

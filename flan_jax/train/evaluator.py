@@ -13,7 +13,7 @@ from flan_jax.data.reader import Batch, DatasetConfig, eval_batches
 from flan_jax.errors import UserError
 from flan_jax.evaluation.trained_on import trained_before
 from flan_jax.mixing import MixtureDefinition
-from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.models.language_model import LanguageModel
 from flan_jax.overlap.held_out import Trained
 from flan_jax.train.display import Display
 from flan_jax.train.metrics import MetricSums
@@ -27,7 +27,7 @@ class InferenceEvaluator(Protocol):
 
     def evaluate(
         self,
-        model: EncoderDecoderModel,
+        model: LanguageModel,
         params: Any,
         batch_sharding: NamedSharding,
         step: int,
@@ -53,7 +53,8 @@ class Evaluator:
         model_dir: str,
         initial_checkpoint: str | None = None,
     ):
-        self._setup, self._dataset, self._eval_steps = setup, dataset, eval_steps
+        self._setup, self._eval_steps = setup, eval_steps
+        self._dataset = None if dataset is None else dataset.for_model(setup.model)
         self._infer_eval, self._model_dir = infer_eval, model_dir
         self._trained: tuple[str | MixtureDefinition, ...] = ()
         if infer_eval is not None:
@@ -61,9 +62,9 @@ class Evaluator:
             own = (mixture,) if mixture is not None else setup.maker.task_names
             self._trained = (*own, *trained_before(initial_checkpoint))
         self._writer: MetricsWriter | None = None
-        if dataset is not None:
+        if self._dataset is not None:
             model = setup.model
-            self._maker = dataset.example_maker(
+            self._maker = self._dataset.example_maker(
                 model.input_vocabulary, model.output_vocabulary, setup.seed
             )
             self._tasks = self._maker.task_names

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from flan_jax.checkpoints.manager import CheckpointConfig, CheckpointManager, parameter_hash
+from flan_jax.checkpoints.vocabulary_record import describe_vocabulary, vocabulary_difference
 from flan_jax.config import operative_config_text
 from flan_jax.data.counts import (
     TRUNCATION,
@@ -30,7 +31,8 @@ from flan_jax.errors import UserError
 from flan_jax.files import write_atomically
 from flan_jax.fingerprint import mixture_hash, shares_hash
 from flan_jax.mixing import held_out_tasks
-from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.models.architecture import differences, from_document, to_document
+from flan_jax.models.language_model import LanguageModel
 from flan_jax.realised import tell_missing
 from flan_jax.sharding import PjitPartitioner
 from flan_jax.train.display import Display, make_display
@@ -65,7 +67,7 @@ class TrainResult:
 @gin.configurable(module="train_script", denylist=["dry_run"])
 def train(
     *,
-    model: EncoderDecoderModel,
+    model: LanguageModel,
     train_dataset_cfg: DatasetConfig,
     model_dir: str,
     total_steps: int,
@@ -114,7 +116,9 @@ def train(
       TrainingDivergedError: the loss is not finite; says where the batch was written.
     """
     _check_periods(stats_period, eval_period, eval_steps)
+    _check_local(model_dir)
     _refuse_held_out(train_dataset_cfg)
+    train_dataset_cfg = train_dataset_cfg.for_model(model)
     trainer = trainer_cls()
     rng_impl = "rbg" if use_hardware_rng else None
     setup = make_setup(model, trainer, partitioner, train_dataset_cfg, random_seed, rng_impl)
@@ -131,6 +135,7 @@ def train(
             document, _stream(train_dataset_cfg, random_seed, setup.maker), model_dir
         )
         document["config"] = operative_config_text()
+        _note_model(document, model, model_dir)
         if isinstance(setup.maker, ExampleMaker):
             document["mixture_hash"] = mixture_hash(setup.maker.mixture)
             document["missing_tasks"] = sorted(setup.maker.missing)
@@ -224,12 +229,7 @@ class _Reporter:
         step, batch, metrics, counts = self._pending
         self._pending = None
         metrics = check_finite(step, jax.device_get(metrics), batch, self._setup, self._model_dir)
-        inputs_padding, targets_padding = padding_fractions(batch)
-        newest = {
-            "grad_norm": float(metrics.pop("grad_norm")),
-            "inputs_padding": inputs_padding,
-            "targets_padding": targets_padding,
-        }
+        newest = {"grad_norm": float(metrics.pop("grad_norm")), **padding_fractions(batch)}
         if "learning_rate" in metrics:  # else the optimizer's own, a constant
             newest["learning_rate"] = float(metrics.pop("learning_rate"))
         self._sums.add(metrics, newest)
@@ -314,6 +314,26 @@ def _check_same_stream(document: dict[str, Any], stream: dict[str, Any], model_d
         )
 
 
+def _note_model(document: dict[str, Any], model: LanguageModel, model_dir: str) -> None:
+    """Notes the architecture and vocabulary. Raises UserError if a run would go on with another."""
+    different = vocabulary_difference(document.get("vocabulary"), model.input_vocabulary)
+    if different:
+        raise UserError(
+            f"the run in {model_dir} was begun with the vocabulary {different}: bind VOCABULARY to "
+            "that one, or start a new MODEL_DIR"
+        )
+    begun = document.get("model")
+    changed = differences(from_document(begun), model.module) if begun else []
+    if changed:
+        raise UserError(
+            f"the run in {model_dir} was begun with another model:\n  "
+            + "\n  ".join(changed)
+            + "\nGo on with the same values, or start a new MODEL_DIR with INITIAL_CHECKPOINT_PATH"
+        )
+    document["model"] = to_document(model.module)
+    document["vocabulary"] = describe_vocabulary(model.input_vocabulary)
+
+
 def _refuse_held_out(config: DatasetConfig) -> None:
     """Raises UserError if held-out tasks would be trained on."""
     held_out = held_out_tasks(config.mixture_or_task_name)
@@ -322,6 +342,15 @@ def _refuse_held_out(config: DatasetConfig) -> None:
         raise UserError(
             f"MIXTURE_OR_TASK_NAME {config.mixture_or_task_name!r} holds tasks that are held out "
             f"from training ({shown}): take a mixture without them"
+        )
+
+
+def _check_local(model_dir: str) -> None:
+    """Raises UserError for a MODEL_DIR that is no path on this machine."""
+    if "://" in model_dir:
+        raise UserError(
+            f"MODEL_DIR {model_dir} is not on this machine: metrics are appended to files, which "
+            "buckets do not allow. Mount the bucket (gcsfuse) and give its path here"
         )
 
 

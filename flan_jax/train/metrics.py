@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flan_jax.data.packing import count_tokens
 from flan_jax.data.reader import Batch
 
 Sums = Mapping[str, Any]
@@ -74,8 +75,7 @@ class Clock:
 
     def count(self, batch: Batch) -> None:
         """Counts tokens that are not padding, of inputs and targets, of all processes."""
-        real = int((batch["encoder_input_tokens"] != 0).sum() + batch["decoder_loss_weights"].sum())
-        self._tokens += real * jax.process_count()
+        self._tokens += count_tokens(batch) * jax.process_count()
         self._steps += 1
 
     def rates(self) -> dict[str, float]:

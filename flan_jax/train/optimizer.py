@@ -28,7 +28,8 @@ class AdafactorState(NamedTuple):
     """Trees like the parameters; slots that a parameter does not use hold (1,) zeros, per layer.
 
     Attributes:
-      count: int32, steps taken; the learning rate is that of `count` before the step.
+      count: int32, steps taken. The learning rate is that of the training step if `update` is told
+        it, else that of `count` before the step; they differ where the optimizer began anew.
       v_row, v_col: factored second moments: the parameter's shape without its largest (v_row) or
         second largest (v_col) dimension.
       v: unfactored second moments.
@@ -77,7 +78,9 @@ class Adafactor:
       weight_decay_rate_lr_exponent: multiplies that by learning rate ** exponent.
       global_norm_clip_threshold: gradients are first scaled down to this global norm.
       logical_factor_rules: accepted from T5X's gin files and not used: T5X ignores it too for
-        parameters of at most two dimensions, which each layer of ours has.
+        parameters of at most two dimensions, which each layer of ours has. (By it, T5X factors
+        kernels of scanned layers however small; for the same numbers set min_dim_size_to_factor to
+        their smallest dimension. That of every public model is above the default.)
     """
 
     learning_rate: float | None = None
@@ -97,8 +100,10 @@ class Adafactor:
 
     def create(
         self, learning_rate_fn: LearningRateFn | None, logical_axes: Any
-    ) -> optax.GradientTransformation:
+    ) -> optax.GradientTransformationExtraArgs:
         """The transformation; add its updates to the parameters (`optax.apply_updates`).
+
+        Its `update(gradients, state, params, step=None)` takes the step of the schedule.
 
         Args:
           learning_rate_fn: step -> learning rate; None: the constant `learning_rate`.
@@ -123,15 +128,17 @@ class Adafactor:
             slots = jax.tree.map(leaf, params, stacked)
             return AdafactorState(jnp.zeros((), jnp.int32), *_unzip(slots, params, _Slots))
 
-        def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AdafactorState]:
+        def update(
+            updates: Any, state: Any, params: Any = None, *, step: Array | None = None, **_: Any
+        ) -> tuple[Any, AdafactorState]:
             if params is None:
                 raise ValueError("Adafactor's update needs the parameters: update(g, s, params).")
-            rate = rate_fn(state.count)
+            rate = rate_fn(state.count if step is None else step)
             grads = self._clip_global_norm(updates)
 
             def leaf(is_stacked: bool, grad: Array, param: Array, *slots: Array) -> _Update:
-                step = self._leaf_update(state.count, rate)
-                return (jax.vmap(step) if is_stacked else step)(grad, param, _Slots(*slots))
+                one = self._leaf_update(state.count, rate)
+                return (jax.vmap(one) if is_stacked else one)(grad, param, _Slots(*slots))
 
             results = jax.tree.map(
                 leaf, stacked, grads, params, state.v_row, state.v_col, state.v, state.m
@@ -139,7 +146,7 @@ class Adafactor:
             updates, *slots = _unzip(results, params, _Update)
             return updates, AdafactorState(optax.safe_increment(state.count), *slots)
 
-        return optax.GradientTransformation(init, update)
+        return optax.GradientTransformationExtraArgs(init, update)
 
     def state_axes(self, logical_axes: Any, params: Any) -> AdafactorState:
         """Logical axes of the state that `create(...).init(params)` makes.

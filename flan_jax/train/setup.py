@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,8 @@ from flan_jax.data.examples import ExampleMaker
 from flan_jax.data.reader import Batch, DatasetConfig
 from flan_jax.data.seqio_reader import SeqioExamples
 from flan_jax.errors import UserError
-from flan_jax.models.encoder_decoder import EncoderDecoderModel
-from flan_jax.sharding import PjitPartitioner, logical_axes, with_shardings
+from flan_jax.models.language_model import LanguageModel
+from flan_jax.sharding import PjitPartitioner, logical_axes, named_leaves, with_shardings
 from flan_jax.train.state import TrainState
 from flan_jax.train.step import Trainer, check_parts
 
@@ -39,9 +38,9 @@ class Setup:
       rng_impl: name of JAX's random generator; None for its default.
     """
 
-    model: EncoderDecoderModel
+    model: LanguageModel
     trainer: Trainer
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     partitioner: PjitPartitioner
     mesh: Mesh
     maker: ExampleMaker | SeqioExamples
@@ -75,24 +74,37 @@ class Setup:
         return init(self.key(0))
 
     def _init(self, key: jax.Array) -> TrainState:
-        params: Any = self.model.init(key)
-        return TrainState(jax.numpy.zeros((), jax.numpy.int32), params, self.optimizer.init(params))
+        selected = self.trainer.select(self.abstract_state.params)
+        params: Any = selected.stored(self.model.init(key))
+        opt_state = self.optimizer.init(selected.of(params))
+        return TrainState(jax.numpy.zeros((), jax.numpy.int32), params, opt_state)
 
     def initial_state(self, checkpoints: CheckpointConfig | None) -> tuple[TrainState, str | None]:
         """The state a new run begins with, and the checkpoint it came from (None: from scratch).
 
         As in T5X, step and optimizer state of the checkpoint go on, if it has them.
         """
-        path = resolve_path(checkpoints.restore if checkpoints else None)
-        state = self.fresh_state()
+        restore = checkpoints.restore if checkpoints else None
+        path = resolve_path(restore)
         if path is None:
-            return state, None
-        found = restore_initial(path, self.model, self.abstract_state)
-        return dataclasses.replace(state, **found), path
+            return self.fresh_state(), None
+        abstract = self.abstract_state
+        found = restore_initial(path, self.model, abstract, restore, self._fresh_leaves)
+        return TrainState(**found), path
+
+    def _fresh_leaves(self, names: Collection[str]) -> dict[str, jax.Array]:
+        """Some leaves of `fresh_state`, by name; the others take no memory."""
+        leaves = named_leaves(self.abstract_state)
+
+        def init(key: jax.Array) -> dict[str, jax.Array]:
+            made = named_leaves(self._init(key))
+            return {name: made[name] for name in names}
+
+        return jax.jit(init, out_shardings={n: leaves[n].sharding for n in names})(self.key(0))
 
 
 def make_setup(
-    model: EncoderDecoderModel,
+    model: LanguageModel,
     trainer: Trainer,
     partitioner: PjitPartitioner,
     dataset: DatasetConfig,
@@ -107,7 +119,7 @@ def make_setup(
     """
     _check_vocabularies(model)
     if model.optimizer_def is None:
-        raise UserError("models.EncoderDecoderModel.optimizer_def is not set: bind OPTIMIZER")
+        raise UserError(f"models.{type(model).__name__}.optimizer_def is not set: bind OPTIMIZER")
     check_parts(dataset.batch_size, trainer.parts)
     maker = dataset.example_maker(model.input_vocabulary, model.output_vocabulary, seed)
     try:
@@ -116,9 +128,12 @@ def make_setup(
         with partitioner.use(mesh):
             abstract_params = jax.eval_shape(model.init, jax.random.key(0))
             axes = logical_axes(abstract_params)
-            optimizer = model.optimizer_def.create(trainer.learning_rate_fn, axes)
-            abstract_opt = jax.eval_shape(optimizer.init, abstract_params)
-            opt_axes = model.optimizer_def.state_axes(axes, abstract_params)
+            selected = trainer.select(abstract_params)
+            abstract_params = selected.stored(abstract_params)
+            trained, trained_axes = selected.of(abstract_params), selected.of(axes)
+            optimizer = model.optimizer_def.create(trainer.learning_rate_fn, trained_axes)
+            abstract_opt = jax.eval_shape(optimizer.init, trained)
+            opt_axes = model.optimizer_def.state_axes(trained_axes, trained)
             step: Any = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, P()))
             abstract = TrainState(
                 step,
@@ -130,15 +145,15 @@ def make_setup(
     return Setup(model, trainer, optimizer, partitioner, mesh, maker, abstract, seed, rng_impl)
 
 
-def _check_vocabularies(model: EncoderDecoderModel) -> None:
+def _check_vocabularies(model: LanguageModel) -> None:
     size = model.module.vocab_size
     for name in ("input_vocabulary", "output_vocabulary"):
         vocabulary = getattr(model, name)
         if vocabulary is None:
-            raise UserError(f"models.EncoderDecoderModel.{name} is not set: bind VOCABULARY")
+            raise UserError(f"{name} of {type(model).__name__} is not set: bind VOCABULARY")
         if vocabulary.vocab_size > size:
             raise UserError(
                 f"{name} has {vocabulary.vocab_size} ids, the model's vocab_size is only {size}: "
-                "set network.T5Config.vocab_size to the number of rows of the embedding, at least "
-                "the vocabulary's size"
+                f"set network.{type(model.module).__name__}.vocab_size to the number of rows of "
+                "the embedding, at least the vocabulary's size"
             )

@@ -16,8 +16,8 @@ class TrainState:
 
     Attributes:
       step: steps done so far.
-      params: the model, a pytree of float32 parameters.
-      opt_state: the optimizer's state.
+      params: the model, a pytree of float32 parameters (frozen ones may be bfloat16).
+      opt_state: the optimizer's state, of trained parameters only.
     """
 
     step: Int32[Array, ""]

@@ -13,10 +13,14 @@ import optax
 from jaxtyping import Array, Key
 
 from flan_jax.errors import UserError
-from flan_jax.models.encoder_decoder import EncoderDecoderModel
+from flan_jax.models.language_model import LanguageModel
+from flan_jax.models.lora import has_dropout
+from flan_jax.suggestions import did_you_mean
 from flan_jax.train.schedule import LearningRateFn
 from flan_jax.train.state import TrainState
+from flan_jax.train.trainable import Trainable, as_patterns, select
 
+FROZEN_DTYPES = ("float32", "bfloat16")
 Batch = Mapping[str, Array]
 Sums = dict[str, Array]
 
@@ -30,12 +34,28 @@ class Trainer:
       learning_rate_fn: from the step to the learning rate; None for the optimizer's own.
       num_microbatches: parts that a batch is computed in, one after the other, to save memory; the
         result is that of the whole batch. None for one.
+      trainable: regular expressions for whole names of parameters, such as
+        ".*layer_norm/scale"; only these are trained, besides LoRA's adapters. None: the adapters
+        alone if the model has some, else everything.
+      frozen: likewise; these are not trained, whatever `trainable` says.
+      frozen_dtype: what parameters that are not trained are kept in: "float32", or "bfloat16" for
+        half the memory (models cast most parameters to their activations' dtype anyway).
     """
 
     learning_rate_fn: LearningRateFn | None = None
     num_microbatches: int | None = None
+    trainable: str | tuple[str, ...] | None = None
+    frozen: str | tuple[str, ...] = ()
+    frozen_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        for name in ("trainable", "frozen"):
+            object.__setattr__(self, name, as_patterns(name, getattr(self, name)))
+        if self.frozen_dtype not in FROZEN_DTYPES:
+            raise UserError(
+                f"trainer.Trainer.frozen_dtype must be one of {FROZEN_DTYPES}, found "
+                f"{self.frozen_dtype!r}{did_you_mean(self.frozen_dtype, FROZEN_DTYPES)}"
+            )
         if self.num_microbatches is not None and self.num_microbatches < 1:
             raise UserError(
                 f"trainer.Trainer.num_microbatches must be >= 1, found {self.num_microbatches}"
@@ -45,6 +65,14 @@ class Trainer:
     def parts(self) -> int:
         """Microbatches per batch."""
         return self.num_microbatches or 1
+
+    def select(self, params: Any) -> Trainable:
+        """The parameters to be trained of a model (or of the tree of its shapes).
+
+        Raises:
+          UserError: a pattern matches no parameter, or nothing is left to be trained.
+        """
+        return select(params, self.trainable, self.frozen, self.frozen_dtype)
 
 
 def check_parts(batch_size: int, parts: int) -> None:
@@ -57,8 +85,8 @@ def check_parts(batch_size: int, parts: int) -> None:
 
 
 def make_train_step(
-    model: EncoderDecoderModel,
-    optimizer: optax.GradientTransformation,
+    model: LanguageModel,
+    optimizer: optax.GradientTransformationExtraArgs,
     trainer: Trainer,
     dropout_key: Key[Array, ""],
     num_tasks: int,
@@ -68,21 +96,25 @@ def make_train_step(
     Metrics are float32: sums over target tokens (`cross_entropy`, `z_loss`, `correct`,
     `weight_sum`, and by task `per_task_loss`, `per_task_weight_sum` [tasks]), and `loss` (as
     optimised), `grad_norm`, `update_norm`, `learning_rate`. Dropout is keyed by `dropout_key`,
-    step, microbatch.
+    step, microbatch. Gradients are those of the trained parameters (`Trainer.select`), and
+    `state.opt_state` is that of `optimizer.init(trainer.select(params).of(params))`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(dropout_key, state.step)
-        if model.module.dropout_rate == 0:
+        if not has_dropout(model.module):
             key = None
+        selected = trainer.select(state.params)
         divisor = model.loss_divisor(batch)
 
-        def loss_and_sums(params: Any, part: Batch, key: Array | None) -> tuple[Array, Sums]:
+        def loss_and_sums(trained: Any, part: Batch, key: Array | None) -> tuple[Array, Sums]:
+            params = selected.put(state.params, trained)
             return model.loss_fn(params, part, key, num_tasks, divisor)
 
-        grads, sums = _accumulate(loss_and_sums, state.params, batch, key, trainer.parts)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained = selected.of(state.params)
+        grads, sums = _accumulate(loss_and_sums, trained, batch, key, trainer.parts)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained, step=state.step)
+        params = selected.put(state.params, optax.apply_updates(trained, updates))
         sums["grad_norm"] = optax.global_norm(grads)
         sums["update_norm"] = optax.global_norm(updates)
         rate_fn = trainer.learning_rate_fn
@@ -124,7 +156,7 @@ def _accumulate(
     return total
 
 
-def make_eval_step(model: EncoderDecoderModel, num_tasks: int) -> Callable[[Any, Batch], Sums]:
+def make_eval_step(model: LanguageModel, num_tasks: int) -> Callable[[Any, Batch], Sums]:
     """The function (params, batch) -> sums over target tokens, without dropout."""
 
     def eval_step(params: Any, batch: Batch) -> Sums:

@@ -38,12 +38,15 @@ def describe(
 def _data_lines(setup: Setup, dataset: DatasetConfig) -> list[str]:
     maker = setup.maker
     batch = next(iter(train_dataset(dataset, setup.maker)))
-    inputs, targets = padding_fractions(batch)
+    padding = ", ".join(
+        f"{name.removesuffix('padding').rstrip('_')} {share:.1%}".strip()
+        for name, share in padding_fractions(batch).items()
+    )
     return [
         f"data        {dataset.mixture_or_task_name}: {len(maker.task_names)} tasks, split "
         f"{dataset.split}, seed {maker.seed}",
         *(f"            {name} {list(rows.shape)} {rows.dtype}" for name, rows in batch.items()),
-        f"            padding in the first batch: inputs {inputs:.1%}, targets {targets:.1%}",
+        f"            padding in the first batch: {padding}",
     ]
 
 
@@ -59,17 +62,31 @@ def _mesh_lines(setup: Setup) -> list[str]:
 def _parameter_lines(setup: Setup) -> list[str]:
     state = setup.abstract_state
     params, optimizer = named_leaves(state.params), named_leaves(state.opt_state)
-    total = sum(math.prod(leaf.shape) for leaf in params.values())
+    chosen = setup.trainer.select(state.params).names
+    trained = [leaf for name, leaf in params.items() if name in chosen]
+    frozen = [leaf for name, leaf in params.items() if name not in chosen]
+    total = _count(trained) + _count(frozen)
+    share = f": {_count(trained):,} trained ({_count(trained) / total:.2%})" if frozen else ""
+    share += f", {_count(frozen):,} frozen" if frozen else ""
     width = max(map(len, params))
     return [
-        f"parameters  {total:,}",
+        f"parameters  {total:,}{share}",
         *(
             f"            {name:{width}}  {list(leaf.shape)} {leaf.dtype} {leaf.sharding.spec}"
+            f"{'' if name in chosen else ' frozen'}"
             for name, leaf in params.items()
         ),
-        f"per device  parameters {_bytes_per_device(params.values()) / 2**20:,.1f} MiB, "
-        f"optimizer {_bytes_per_device(optimizer.values()) / 2**20:,.1f} MiB",
+        f"per device  parameters {_mebibytes(trained)} trained, {_mebibytes(frozen)} frozen; "
+        f"gradients {_mebibytes(trained)}, optimizer {_mebibytes(optimizer.values())}",
     ]
+
+
+def _count(leaves: list[jax.ShapeDtypeStruct]) -> int:
+    return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def _mebibytes(leaves: object) -> str:
+    return f"{_bytes_per_device(leaves) / 2**20:,.1f} MiB"
 
 
 def _bytes_per_device(leaves: object) -> int:

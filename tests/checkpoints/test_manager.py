@@ -18,7 +18,6 @@ from flan_jax.checkpoints.manager import (
     SaveCheckpointConfig,
     from_names,
     parameter_hash,
-    restore_params_only,
     split_step,
     to_names,
 )
@@ -74,15 +73,6 @@ def test_round_trip_is_bit_identical(tmp_path: Path):
         assert leaf.dtype == expected[name].dtype, name
         assert np.asarray(leaf).tobytes() == np.asarray(expected[name]).tobytes(), name
     assert parameter_hash(restored) == parameter_hash(state(7))
-
-
-def test_parameters_alone(tmp_path: Path):
-    save(tmp_path, 7)
-    path = str(tmp_path / "checkpoint_7")
-    params = restore_params_only(path, abstract(state()).params)
-    assert parameter_hash(params) == parameter_hash(state(7).params)
-    with pytest.raises(CheckpointError, match=r"encoder/kernel: \(3, 4\) in .*, \(3, 8\) in the"):
-        restore_params_only(path, abstract(state(width=8)).params)
 
 
 @pytest.mark.parametrize(
@@ -209,3 +199,36 @@ def test_settings_are_checked():
         SaveCheckpointConfig(period=0)
     with pytest.raises(UserError, match="'specific' or 'latest', found 'newest'"):
         RestoreCheckpointConfig(mode="newest")
+
+
+def halve(folder: Path) -> None:
+    """Cuts all data files below a folder short, as an interrupted copy does."""
+    for file in folder.rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_a_damaged_checkpoint_is_named_with_those_that_are_whole(tmp_path: Path):
+    save(tmp_path, 2, 4)
+    halve(tmp_path / "checkpoint_4" / "state")
+    with reader(tmp_path) as manager:
+        with pytest.raises(CheckpointError) as raised:
+            manager.restore(4, abstract(state()))
+        assert f"checkpoint {tmp_path}/checkpoint_4 is damaged: " in str(raised.value)
+        assert "Remove it to go on from step 2" in str(raised.value)
+        manager.restore(2, abstract(state()))
+    shutil.rmtree(tmp_path / "checkpoint_2")
+    (tmp_path / "checkpoint_4" / "state" / "_METADATA").unlink()
+    with (
+        reader(tmp_path) as manager,
+        pytest.raises(
+            CheckpointError,
+            match=r"checkpoint_4 is damaged: state/_METADATA, the list .*\s.*no other one",
+        ),
+    ):
+        manager.restore(4, abstract(state()))
+
+
+def test_an_unreadable_bucket(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", "http://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match="gs://no-such-bucket/run cannot be read"):
+        CheckpointManager("gs://no-such-bucket/run", SaveCheckpointConfig())

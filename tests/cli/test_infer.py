@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ pytestmark = pytest.mark.slow
 ANSWERS = "micro_odd_one_out-predict.jsonl-00000-of-00001"
 
 
-def infer(
-    runner: Runner, checkpoint: Path, folder: Path, *flags: str, devices: int = 1, **bindings
-) -> Ended:
+def command(runner: Runner, trained: Path, folder: Path, **bindings) -> list[str]:
+    """Arguments for the model's last checkpoint."""
+    return arguments(runner, trained / "checkpoint_6", folder, **bindings)
+
+
+def arguments(runner: Runner, checkpoint: Path, folder: Path, **bindings) -> list[str]:
     # Sampled, for the answers to differ: each is keyed by its prompt, whatever its batch.
     values = {
         "CHECKPOINT_PATH": str(checkpoint),
@@ -25,16 +29,18 @@ def infer(
         "TASK_FEATURE_LENGTHS": {"inputs": 128, "targets": 6},
         "NUM_EXAMPLES": 5,
         "BATCH_SIZE": 8,
-        "infer_script.infer.temperature": 1.0,
+        "MAX_DECODE_LEN": 6,
+        "TEMPERATURE": 1.0,
     }
-    return runner.run(
-        "infer",
-        f"--gin_file={runner.model}",
-        "--gin_file=runs/infer.gin",
-        *gin_flags(values | bindings),
-        *flags,
-        devices=devices,
-    )
+    gin = gin_flags(values | bindings)
+    return [f"--gin_file={runner.model}", "--gin_file=runs/infer.gin", *gin]
+
+
+def infer(
+    runner: Runner, checkpoint: Path, folder: Path, *flags: str, devices: int = 1, **bindings
+) -> Ended:
+    given = arguments(runner, checkpoint, folder, **bindings)
+    return runner.run("infer", *given, *flags, devices=devices)
 
 
 def answers(folder: Path) -> list[dict]:
@@ -53,9 +59,9 @@ def inferred(runner: Runner, trained: Path, tmp_path_factory: pytest.TempPathFac
 def test_files_have_t5xs_names_and_rows(inferred: Path):
     assert {path.name for path in inferred.iterdir()} == {
         "config.gin",
-        "predictions",
         ANSWERS,
         f"{ANSWERS}.COMPLETED",
+        f"{ANSWERS}.settings.json",
     }
     rows = answers(inferred)
     assert len(rows) == 5
@@ -91,6 +97,84 @@ def test_prompts_are_answered_on_screen(runner: Runner, trained: Path, tmp_path:
     shown = [line for line in ended.out.splitlines() if line.startswith("> ")]
     assert shown == [f"> {prompt}" for prompt in prompts]
     assert not (tmp_path / "out").exists()
+
+
+def write_prompts(folder: Path, count: int = 12) -> Path:
+    path = folder / "questions.txt"
+    path.write_text("".join(f"Question {i}: {'?' * (i % 5)}\n" for i in range(count)))
+    return path
+
+
+def test_a_file_of_prompts_needs_no_task(runner: Runner, trained: Path, tmp_path: Path):
+    """Killed in the middle, the job goes on, and ends with the bytes of one that was not."""
+    prompts, out, whole = write_prompts(tmp_path), tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    no_task = {"MIXTURE_OR_TASK_NAME": "", "BATCH_SIZE": 2, "TEMPERATURE": 1.0}
+    flags = (f"--prompts={prompts}", f"--output={out}")
+    begun = runner.start("infer", *command(runner, trained, tmp_path / "none", **no_task), *flags)
+    partial = out.with_name("a.jsonl.partial")
+    deadline = time.monotonic() + 120
+    while not (partial.exists() and partial.read_text().count("\n") >= 3):
+        assert begun.poll() is None or out.exists()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    begun.kill()
+    begun.wait()
+    for file in (out, whole):
+        ended = infer(
+            runner,
+            trained / "checkpoint_6",
+            tmp_path / "none",
+            f"--prompts={prompts}",
+            f"--output={file}",
+            **no_task,
+        )
+        assert ended.code == 0, ended.err
+    assert out.read_bytes() == whole.read_bytes()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["number"] for row in rows] == list(range(12))
+    assert [row["prompt"] for row in rows] == prompts.read_text().splitlines()
+    assert not (tmp_path / "none").exists()
+
+
+def test_scores_of_given_targets(runner: Runner, trained: Path, tmp_path: Path):
+    prompts, out = tmp_path / "options.jsonl", tmp_path / "scores.jsonl"
+    rows = [{"prompt": "Red or blue?", "targets": ["red", "blue"], "id": "colour"}]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = (f"--prompts={prompts}", f"--output={out}")
+    ended = infer(runner, trained / "checkpoint_6", tmp_path, *flags, INFER_MODE="score")
+    assert ended.code == 0, ended.err
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (row["id"], row["targets"]) == ("colour", ["red", "blue"])
+    assert len(row["scores"]) == 2
+    assert max(row["scores"]) < 0
+    prompts.write_text('{"prompt": "no targets"}\n')
+    ended = infer(runner, trained / "checkpoint_6", tmp_path, *flags, INFER_MODE="score")
+    assert ended.code == 2
+    assert "mode 'score' needs targets" in ended.err
+
+
+def test_conversation(runner: Runner, trained: Path, tmp_path: Path):
+    typed = "What is 2 + 2?\n\ntwo \\\nlines\n"
+    ended = runner.run(
+        "infer",
+        *command(runner, trained, tmp_path / "none", MAX_DECODE_LEN=3),
+        "--interactive",
+        stdin=typed,
+    )
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("Type a prompt")
+    assert ended.out.count("> ") == 4  # two prompts, an empty one, and the end
+
+
+def test_nothing_to_answer(runner: Runner, trained: Path, tmp_path: Path):
+    ended = infer(runner, trained / "checkpoint_6", tmp_path, MIXTURE_OR_TASK_NAME="")
+    assert ended.code == 2
+    assert "nothing to answer: give --prompts FILE" in ended.err
+    path = write_prompts(tmp_path)
+    flags = {"MIXTURE_OR_TASK_NAME": "", "INFER_OUTPUT_DIR": ""}
+    ended = infer(runner, trained / "checkpoint_6", tmp_path, f"--prompts={path}", **flags)
+    assert ended.code == 2
+    assert "Give --output FILE" in ended.err
 
 
 def test_dry_run_shows_prompts(runner: Runner, trained: Path, inferred: Path, tmp_path: Path):

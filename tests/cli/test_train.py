@@ -168,7 +168,7 @@ def test_dry_run_tells_everything_and_writes_nothing(command, tmp_path: Path):
         "parameters  43,360",
         "token_embedder/embedding",
         "[384, 32] float32 P('tensor', 'fsdp')",
-        "per device  parameters 0.2 MiB, optimizer 0.2 MiB",
+        "per device  parameters 0.2 MiB trained, 0.0 MiB frozen; gradients 0.2 MiB, ",
         "starts from random weights",
         f"saves       every 2 steps to {tmp_path}/model/checkpoint_<step>",
         "ends at     step 77",

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flan_jax.data.decoder_only import build_decoder_only_row
 from flan_jax.data.packing import (
     INPUTS_CUT,
     NO_TASK,
     TARGETS_CUT,
     TokenizedExample,
     build_row,
+    count_tokens,
     pack_best_fit,
     pack_sequences,
     padding_fractions,
@@ -272,4 +274,13 @@ def test_padding_fractions():
     example = TokenizedExample(np.array([5, 1], np.int32), np.array([6, 7, 1], np.int32), 0)
     row = build_row([example], (8, 4))
     batch = {name: array[None] for name, array in row.items()}
-    assert padding_fractions(batch) == (0.75, 0.25)
+    assert padding_fractions(batch) == {"inputs_padding": 0.75, "targets_padding": 0.25}
+    assert count_tokens(batch) == 5
+
+
+def test_padding_fraction_of_decoder_only_rows():
+    example = TokenizedExample(np.array([5, 1], np.int32), np.array([6, 7, 1], np.int32), 0)
+    row = build_decoder_only_row([example], 20)
+    batch = {name: array[None] for name, array in row.items()}
+    assert padding_fractions(batch) == {"padding": 0.75}
+    assert count_tokens(batch) == 5

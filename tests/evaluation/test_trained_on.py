@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+import flan_jax.mixtures  # noqa: F401  (the tasks that are scored)
 from flan_jax.checkpoints.manager import CheckpointManager, SaveCheckpointConfig
 from flan_jax.evaluation.protocol import EvalProtocol
 from flan_jax.evaluation.report import Run, held_out_verdict, write_report

@@ -12,7 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from flan_jax.models.encoder_decoder import EncoderDecoderModel
-from flan_jax.models.t5 import T5, T5Config, _scan_layers
+from flan_jax.models.layer_stack import scan_layers
+from flan_jax.models.t5 import T5, T5Config
 from flan_jax.sharding import logical_axes, named_leaves
 
 CONFIG = T5Config(
@@ -71,31 +72,6 @@ def model() -> T5:
 @jax.jit
 def logits_of(model, batch):
     return model(batch)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "count"),
-    # Published checkpoints: google/t5-v1_1-{small,base,large,xl,xxl}.
-    [
-        ((512, 6, 8, 1024), 76_961_152),
-        ((768, 12, 12, 2048), 247_577_856),
-        ((1024, 16, 24, 2816), 783_150_080),
-        ((2048, 32, 24, 5120), 2_849_757_184),
-        ((4096, 64, 24, 10240), 11_135_332_352),
-    ],
-)
-def test_parameter_counts(sizes, count):
-    emb_dim, num_heads, layers, mlp_dim = sizes
-    config = T5Config(
-        vocab_size=32128,
-        emb_dim=emb_dim,
-        num_heads=num_heads,
-        num_encoder_layers=layers,
-        num_decoder_layers=layers,
-        mlp_dim=mlp_dim,
-    )
-    abstract = jax.eval_shape(lambda: T5(config, jax.random.key(0)))
-    assert sum(math.prod(x.shape) for x in jax.tree.leaves(abstract)) == count
 
 
 def test_every_parameter_names_its_axes(model):
@@ -162,7 +138,7 @@ def test_layers_get_different_dropout(model):
         return x + jax.random.uniform(key, x.shape)
 
     x = jnp.zeros((1, 1, 4))
-    one = _scan_layers(model.decoder.layers, x, add_draw, CONFIG, jax.random.key(3))
+    one = scan_layers(model.decoder.layers, x, add_draw, CONFIG.remat_policy, jax.random.key(3))
     draws = sum(
         np.asarray(jax.random.uniform(jax.random.fold_in(jax.random.key(3), i), x.shape))
         for i in range(3)
@@ -204,6 +180,32 @@ def test_bfloat16_is_close_and_returns_float32(model):
     real = batch["decoder_target_tokens"] > 0
     difference = np.abs(np.asarray(logits - logits_of(model, batch)))[real]
     assert 0 < difference.max() < 0.2
+
+
+def test_relative_bias_of_every_layer(model):
+    """Biases of layers that are all alike are the bias of a stack; other ones are not."""
+    config = dataclasses.replace(CONFIG, relative_attention_per_layer=True)
+    shapes = jax.eval_shape(lambda key: T5(config, key), jax.random.key(0))
+    shared = named_leaves(model)
+
+    def with_biases(last_layer: float):
+        leaves = []
+        for name, leaf in named_leaves(shapes).items():
+            value = shared.get(name)
+            if value is None:
+                assert "/layers/relpos_bias/" in name
+                one = shared[name.replace("/layers/", "/")]
+                value = jnp.broadcast_to(one, leaf.shape).at[-1].multiply(last_layer)
+            assert value.shape == leaf.shape
+            leaves.append(value)
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+    batch = unpacked_batch()
+    expected = logits_of(model, batch)
+    np.testing.assert_allclose(logits_of(with_biases(1.0), batch), expected, atol=1e-5)
+    assert np.abs(logits_of(with_biases(2.0), batch) - expected).max() > 1e-3
+    axes = named_leaves(logical_axes(shapes))["encoder/layers/relpos_bias/rel_embedding"]
+    assert tuple(axes) == ("layers", "heads", "relpos_buckets")
 
 
 def test_logits_via_embedding():

@@ -9,39 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flan_jax.data.examples import ExampleMaker
-from flan_jax.data.reader import DatasetConfig, train_dataset
-from flan_jax.data.schedule import Draw
-from flan_jax.data.vocabulary import ByteVocabulary
 from flan_jax.draws import Draws
 from flan_jax.errors import UserError
-from flan_jax.mixing import get_mixture
-from flan_jax.mixtures import micro  # noqa: F401  registers micro_text
 from flan_jax.objectives import SpanCorruption
+from tests.objectives.texts import reconstruct
 
 SENTINELS = tuple(range(1099, 999, -1))
 
 
 def corrupt(tokens, seed=0, objective=None, sentinels=SENTINELS):
     return (objective or SpanCorruption())(tokens, sentinels, Draws(seed, "test"))
-
-
-def reconstruct(inputs: list[int], targets: list[int], sentinels=SENTINELS) -> list[int]:
-    """The text, by putting what follows each sentinel in the targets in its place."""
-    marks = set(sentinels)
-    spans: dict[int, list[int]] = {}
-    for token in targets:
-        if token in marks:
-            assert token not in spans
-            spans[token] = []
-            current = spans[token]
-        else:
-            current.append(token)
-    text: list[int] = []
-    for token in inputs:
-        text += spans.pop(token) if token in marks else [token]
-    assert not spans
-    return text
 
 
 @settings(max_examples=150, deadline=None)
@@ -53,14 +30,11 @@ def reconstruct(inputs: list[int], targets: list[int], sentinels=SENTINELS) -> l
 )
 def test_inputs_and_targets_hold_the_text_exactly(tokens, density, mean, seed):
     inputs, targets = corrupt(tokens, seed, SpanCorruption(density, mean))
-    assert reconstruct(inputs, targets) == tokens
+    assert reconstruct(inputs, targets, SENTINELS) == tokens
     if len(tokens) < 2:
         assert (inputs, targets) == (tokens, [])
         return
-    marks = [token for token in inputs if token >= 1000]
-    # Sentinels in order, the same in both, each with a span; the text begins with kept tokens.
-    assert marks == list(SENTINELS[: len(marks)])
-    assert [token for token in targets if token >= 1000] == marks
+    # Each sentinel has a span; the text begins with kept tokens and ends with a span.
     assert inputs[0] < 1000
     assert inputs[-1] >= 1000
     assert all(a < 1000 or b < 1000 for a, b in itertools.pairwise(inputs))
@@ -84,7 +58,7 @@ def test_spans_are_no_more_than_sentinels():
     tokens = list(range(2, 502))
     inputs, targets = corrupt(tokens, sentinels=SENTINELS[:3])
     assert [token for token in targets if token >= 1000] == list(SENTINELS[:3])
-    assert reconstruct(inputs, targets) == tokens
+    assert reconstruct(inputs, targets, SENTINELS) == tokens
     assert len(targets) - 3 == 75
 
 
@@ -110,29 +84,3 @@ def test_every_place_but_the_first_can_be_taken_out():
 def test_senseless_settings_are_refused(fields):
     with pytest.raises(UserError, match="0 < noise_density < 1 and mean_noise_span_length >= 1"):
         SpanCorruption(**fields)
-
-
-LENGTHS = {"inputs": 96, "targets": 40}
-
-
-def test_reader_corrupts_the_text_of_the_inputs():
-    vocabulary = ByteVocabulary(100)
-    config = DatasetConfig(
-        "micro_text", LENGTHS, batch_size=4, objective=SpanCorruption(), pack=False
-    )
-    maker = config.example_maker(vocabulary, vocabulary, seed=3)
-    plain = ExampleMaker(get_mixture("micro_text"), vocabulary, vocabulary, LENGTHS, 3)
-    for index in range(10):
-        draw = Draw(0, index, 0)
-        made = maker.tokenized(draw)
-        assert (made.inputs[-1], made.targets[-1]) == (vocabulary.eos_id, vocabulary.eos_id)
-        text = vocabulary.encode(plain.example(draw).inputs)[: LENGTHS["inputs"] - 1]
-        found = reconstruct(
-            made.inputs[:-1].tolist(), made.targets[:-1].tolist(), vocabulary.sentinels
-        )
-        assert found == text
-    batch = next(iter(train_dataset(config, maker)))
-    assert batch["encoder_input_tokens"].shape == (4, 96)
-    first = vocabulary.sentinels[0]
-    assert (batch["decoder_target_tokens"][:, 0] == first).all()
-    assert (batch["encoder_input_tokens"] == first).sum(axis=1).tolist() == [1, 1, 1, 1]

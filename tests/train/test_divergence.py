@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from flan_jax.data.decoder_only import build_decoder_only_row
 from flan_jax.data.packing import TokenizedExample, build_row
 from flan_jax.data.vocabulary import ByteVocabulary
 from flan_jax.errors import UserError
@@ -77,6 +78,17 @@ def test_the_batch_is_kept_as_arrays_and_text(tmp_path: Path, batch):
 def test_rows_that_are_not_packed(tmp_path: Path):
     one = TokenizedExample(encoded("2 + 2"), encoded("four"), 1)
     row = build_row([one], (32, 16), packed=False)
+    batch = {name: array[None] for name, array in row.items()}
+    with pytest.raises(TrainingDivergedError):
+        check_finite(7, metrics(loss=np.nan), batch, setup(), str(tmp_path))
+    text = (tmp_path / "diverged_step_7" / "batch-0.txt").read_text(encoding="utf-8")
+    assert text == "row 0 segment 1 second_task\n  inputs:  2 + 2\n  targets: four\n"
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_rows_of_a_decoder_only_model(tmp_path: Path, packed: bool):
+    one = TokenizedExample(encoded("2 + 2"), encoded("four"), 1)
+    row = build_decoder_only_row([one], 32, packed=packed)
     batch = {name: array[None] for name, array in row.items()}
     with pytest.raises(TrainingDivergedError):
         check_finite(7, metrics(loss=np.nan), batch, setup(), str(tmp_path))

@@ -62,7 +62,7 @@ def test_clock_counts_tokens_that_are_not_padding(monkeypatch: pytest.MonkeyPatc
     clock = Clock()
     batch = {
         "encoder_input_tokens": np.array([[5, 6, 1, 0], [7, 1, 0, 0]]),
-        "decoder_loss_weights": np.array([[1.0, 1, 0], [1, 0, 0]]),
+        "decoder_target_tokens": np.array([[8, 1, 0], [1, 0, 0]]),
     }
     clock.count(batch)
     clock.count(batch)

@@ -56,15 +56,9 @@ def packed_batch(seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def compiled(function):
-    """jax.jit that compiles fast rather than well."""
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(function, compiler_options=options)
-
-
 @functools.cache
 def initial_params(config: T5Config = CONFIG):
-    return compiled(EncoderDecoderModel(config).init)(jax.random.key(0))
+    return jax.jit(EncoderDecoderModel(config).init)(jax.random.key(0))
 
 
 def make_step(config: T5Config, trainer: Trainer, factor=None, *, rate=0.05, seed: int = 1):
@@ -74,8 +68,8 @@ def make_step(config: T5Config, trainer: Trainer, factor=None, *, rate=0.05, see
     params = initial_params(config)
     optimizer = definition.create(trainer.learning_rate_fn, logical_axes(params))
     step = make_train_step(model, optimizer, trainer, jax.random.key(seed), TASKS)
-    state = TrainState(np.int32(0), params, compiled(optimizer.init)(params))
-    return compiled(step), state
+    state = TrainState(np.int32(0), params, jax.jit(optimizer.init)(params))
+    return jax.jit(step), state
 
 
 def take_step(parts: int | None, factor=None, dropout: float = 0.0, seed: int = 1):
@@ -171,10 +165,8 @@ def test_learning_rate_function_sees_the_step():
 
 def test_evaluation_has_no_dropout():
     dropping = EncoderDecoderModel(dataclasses.replace(CONFIG, dropout_rate=0.5))
-    sums = compiled(make_eval_step(dropping, TASKS))(
-        initial_params(dropping.module), packed_batch()
-    )
-    expected = compiled(make_eval_step(EncoderDecoderModel(CONFIG), TASKS))(
+    sums = jax.jit(make_eval_step(dropping, TASKS))(initial_params(dropping.module), packed_batch())
+    expected = jax.jit(make_eval_step(EncoderDecoderModel(CONFIG), TASKS))(
         initial_params(), packed_batch()
     )
     assert float(sums["cross_entropy"]) == float(expected["cross_entropy"])

@@ -23,6 +23,7 @@ from flan_jax.data.reader import DatasetConfig, make_schedule, window_groups
 from flan_jax.data.schedule import WINDOW, Draw
 from flan_jax.data.seqio_reader import SeqioExamples, SeqioWindows
 from flan_jax.data.vocabulary import PAD_ID, ByteVocabulary, SentencePieceVocabulary, Vocabulary
+from flan_jax.errors import UserError
 
 _SPACE = "▁"  # how SentencePiece writes a space in its pieces
 
@@ -157,8 +158,12 @@ def read_batch(
     the batch is read, too, as fast as training reads it.
 
     Raises:
-      UserError: the dataset is at fault, as for the reader.
+      UserError: the dataset is at fault, as for the reader; or rows are of a decoder-only model.
     """
+    if config.row_kind != "encoder_decoder":
+        raise UserError(
+            f"rows of kind {config.row_kind!r} cannot be shown: only those of encoder-decoders can"
+        )
     count = config.batch_size if rows is None else min(rows, config.batch_size)
     start = number * config.batch_size
     plans = itertools.islice(planned_rows(config, maker), start, start + count)

@@ -1,0 +1,46 @@
+"""What all architectures' configurations have in common: lists made hashable, values checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from flan_jax.models.layer_stack import REMAT_POLICIES
+from flan_jax.models.layers import activation
+from flan_jax.suggestions import did_you_mean
+
+DTYPES = ("bfloat16", "float32")
+
+
+def settle(config: Any, sizes: Sequence[str], **choices: Sequence[str]) -> None:
+    """Brings a frozen configuration into its one form and checks it; for `__post_init__`.
+
+    Args:
+      config: has `mlp_activations`, `dtype`, `remat_policy`, `dropout_rate` and `sizes`.
+      sizes: names of fields that must be at least 1.
+      **choices: the known values of further fields.
+
+    Raises:
+      ValueError: naming the field, what it is, and what it may be.
+    """
+    kind = type(config).__name__
+    # gin passes lists; a config must be hashable to be a static part of the model's pytree.
+    object.__setattr__(config, "mlp_activations", tuple(config.mlp_activations))
+    for name in config.mlp_activations:
+        activation(name)
+    if not isinstance(config.dtype, str):
+        object.__setattr__(config, "dtype", jnp.dtype(config.dtype).name)
+    for name, known in {"dtype": DTYPES, "remat_policy": REMAT_POLICIES, **choices}.items():
+        value = getattr(config, name)
+        if value not in known:
+            raise ValueError(
+                f"{kind}.{name} must be one of {tuple(known)}, found {value!r}"
+                f"{did_you_mean(value, known)}"
+            )
+    if not 0.0 <= config.dropout_rate < 1.0:
+        raise ValueError(f"{kind}.dropout_rate must be in [0, 1), found {config.dropout_rate}.")
+    for name in sizes:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{kind}.{name} must be at least 1, found {getattr(config, name)}.")

@@ -1,0 +1,52 @@
+"""Running layers that are stacked on a leading axis, and what dropout keys and remat mean there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_policies
+from jaxtyping import Array, Float, Key
+
+REMAT_POLICIES = ("none", "full", "dots")
+
+
+def fold(key: Key[Array, ""] | None, data: int | Array) -> Key[Array, ""] | None:
+    """`jax.random.fold_in`, where no key (no dropout) stays none."""
+    return None if key is None else jax.random.fold_in(key, data)
+
+
+def scan_layers(
+    layers: nnx.Module,
+    x: Float[Array, "batch length embed"],
+    apply: Callable[[Any, Array, Key[Array, ""] | None], Array],
+    remat_policy: str,
+    key: Key[Array, ""] | None,
+) -> Float[Array, "batch length embed"]:
+    """Runs x through each layer; layer i gets the dropout key fold_in(key, i).
+
+    Args:
+      layers: made by `stack_layers`.
+      x: what the first layer reads.
+      apply: called with a layer, its input and its dropout key.
+      remat_policy: what the backward pass recomputes: "none", "full" (all but each layer's input)
+        or "dots" (all but matrix products without batch dimensions).
+      key: None for no dropout.
+    """
+
+    def body(x: Array, layer_and_index: tuple[nnx.Module, Array]) -> tuple[Array, None]:
+        layer, index = layer_and_index
+        return apply(layer, x, fold(key, index)), None
+
+    if remat_policy != "none":
+        policy = {
+            "full": checkpoint_policies.nothing_saveable,
+            "dots": checkpoint_policies.dots_with_no_batch_dims_saveable,
+        }[remat_policy]
+        # Inside a scan nothing can undo the recomputation, so the costly CSE barrier is not needed.
+        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+    num_layers = jax.tree.leaves(layers)[0].shape[0]
+    return jax.lax.scan(body, x, (layers, jnp.arange(num_layers)))[0]
