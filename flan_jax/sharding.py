@@ -32,6 +32,7 @@ import gin
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -39,6 +40,7 @@ from flan_jax.errors import UserError
 from flan_jax.suggestions import did_you_mean
 
 MESH_AXES = ("data", "fsdp", "tensor")
+GATHERED = "gathered_parameter"  # by this name policies of `jax.checkpoint` know what is gathered
 
 # A logical name maps to a mesh axis, to several (split over their product), or to None.
 MeshAxes = str | tuple[str, ...] | None
@@ -335,7 +337,7 @@ def gather_fsdp(parameter: Array, *axes: str | None) -> Array:
         tuple(axis for axis in _as_tuple(mesh_axes) if axis == "tensor") or None
         for mesh_axes in partition_spec(axes)
     ]
-    return jax.sharding.reshard(parameter, PartitionSpec(*spec))
+    return checkpoint_name(jax.sharding.reshard(parameter, PartitionSpec(*spec)), GATHERED)
 
 
 def take_rows(table: Array, ids: Array, row_axis: str, axes: Sequence[str | None]) -> Array:

@@ -34,7 +34,9 @@ SIZES = {
     "lora": LORA,
 }
 T5 = T5Config(num_encoder_layers=2, num_decoder_layers=2, **SIZES)
-OPTIMIZER = Adafactor(learning_rate=0.05, multiply_by_parameter_scale=False)
+# Squared gradients are compared with epsilon1: else those that are but rounding errors, of whatever
+# size, would be scaled up to steps as large as any.
+OPTIMIZER = Adafactor(learning_rate=0.01, multiply_by_parameter_scale=False, epsilon1=1e-6)
 PALM = PalmConfig(num_layers=2, logits_via_embedding=False, **SIZES)
 
 

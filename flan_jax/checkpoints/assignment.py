@@ -96,6 +96,10 @@ def assign(
 
 
 def _compile(assignment_map: AssignmentMap) -> list[tuple[re.Pattern[str], str | None]]:
+    if not isinstance(assignment_map, list | tuple):
+        raise CheckpointError(
+            f"assignment_map: expected a list of pairs, found {assignment_map!r:.60}"
+        )
     rules = []
     for rule in assignment_map:
         try:

@@ -225,6 +225,11 @@ def _vocabulary(source: Source, options: Options) -> tuple[Any, list[str]]:
                 f"{source.path} was trained with the vocabulary {different}: name that one by"
                 " --vocabulary"
             )
+        if options.vocabulary.vocab_size > source.config.vocab_size:
+            raise CheckpointError(
+                f"{options.vocabulary!r} has {options.vocabulary.vocab_size} ids, the model only"
+                f" {source.config.vocab_size}: name the one it was trained with by --vocabulary"
+            )
         return options.vocabulary, []
     if source.format == detect.HF:
         return open_of_hf(source.path), []
@@ -237,7 +242,8 @@ def _vocabulary(source: Source, options: Options) -> tuple[Any, list[str]]:
 def _make_target(source: Source, layout: Layout, options: Options, vocabulary: Any) -> Target:
     config: ModelConfig = source.config
     if options.to == "hf":
-        tokenizer_source = source.path if source.format == detect.HF else None
+        copied = source.format == detect.HF and options.vocabulary is None
+        tokenizer_source = source.path if copied else None
         return hf_target(config, vocabulary, tokenizer_source)
     if options.to == "t5x":
         return t5x_target(
@@ -293,6 +299,8 @@ def _write(
         with contextlib.closing(conversion.target.open(partial)) as written:
             verify(plan, done, written, _counter("verifying", plan, progress))
     notes = [*conversion.notes, *getattr(writer, "notes", [])]
+    if done.not_finite:
+        notes.append(f"NaN or infinity in {', '.join(done.not_finite)}: written as in the source")
     return dataclasses.replace(conversion, done=done, notes=notes)
 
 

@@ -30,7 +30,13 @@ from flan_jax.models.lora import is_adapter
 from flan_jax.sharding import PjitPartitioner, logical_axes, named_leaves, with_shardings
 from flan_jax.train.state import TrainState
 
-__all__ = ["checkpoint_format", "resolve_path", "restore_initial", "restore_params"]
+__all__ = [
+    "check_initial",
+    "checkpoint_format",
+    "resolve_path",
+    "restore_initial",
+    "restore_params",
+]
 
 # Takes names of a train state's leaves; makes them as a run from scratch would.
 Fresh = Callable[[Collection[str]], Mapping[str, jax.Array]]
@@ -95,22 +101,51 @@ def restore_initial(
     """
     settings = restore or RestoreCheckpointConfig()
     with contextlib.closing(_open(path, model, settings)) as source:
-        leaves = named_leaves(abstract)
         held = {key_of(part): part for part in source.layout}
-        shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-        chosen = assign(
-            keys_of(shapes),
-            {each: part.theirs for each, part in held.items()},
-            settings.assignment_map,
-            path=path,
-        )
-        _check_fits(source, shapes, chosen, held, settings, fresh is not None)
+        shapes = {name: tuple(leaf.shape) for name, leaf in named_leaves(abstract).items()}
+        chosen = _choose(source, shapes, held, settings, fresh is not None)
         found: dict[str, Any] = {
             "params": _restore(source, abstract.params, own.PARAMS, chosen, held, settings, fresh)
         }
         if abstract.step is not None:
             found |= _progress(source, abstract, shapes, chosen, held, fresh)
     return found
+
+
+def check_initial(
+    path: str,
+    model: LanguageModel,
+    abstract: TrainState,
+    restore: RestoreCheckpointConfig | None = None,
+) -> None:
+    """Compares a checkpoint's headers with a train state that can be made freshly.
+
+    Raises:
+      CheckpointError: `restore_initial` would not take it.
+    """
+    settings = restore or RestoreCheckpointConfig()
+    with contextlib.closing(_open(path, model, settings)) as source:
+        held = {key_of(part): part for part in source.layout}
+        shapes = {name: tuple(leaf.shape) for name, leaf in named_leaves(abstract).items()}
+        _choose(source, shapes, held, settings, can_make=True)
+
+
+def _choose(
+    source: Source,
+    shapes: Mapping[str, tuple[int, ...]],
+    held: Mapping[Key, Part],
+    settings: RestoreCheckpointConfig,
+    can_make: bool,
+) -> dict[Key, Key | None]:
+    """Where each tensor of a train state comes from (`assign`), checked to fit."""
+    chosen = assign(
+        keys_of(shapes),
+        {each: part.theirs for each, part in held.items()},
+        settings.assignment_map,
+        path=source.path,
+    )
+    _check_fits(source, shapes, chosen, held, settings, can_make)
+    return chosen
 
 
 def _progress(

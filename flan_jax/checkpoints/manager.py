@@ -195,12 +195,9 @@ class CheckpointManager:
         try:
             yield
         except (OSError, KeyError, ValueError, TypeError) as error:
-            reason = " ".join(
-                str(error).split("[tensorstore_spec")[0].split("[source loc")[0].split()
-            )
             others = ", ".join(str(each) for each in self.all_steps() if each != step)
             raise CheckpointError(
-                f"checkpoint {self.path(step)} is damaged: {reason[:500]}\n"
+                f"checkpoint {self.path(step)} is damaged: {remote.reason(error)}\n"
                 + (f"Remove it to go on from step {others}" if others else "There is no other one")
             ) from error
 

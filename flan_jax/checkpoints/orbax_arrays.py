@@ -216,7 +216,6 @@ class OrbaxWriter:
       folder: is made; local.
       infos: arrays by the keys of the tree joined by "/".
       stacked_axes: of arrays that will be written slice by slice, the axis of the slices.
-      keys: names of the keys of the tree, where a key holds a "/" itself; unused by default.
 
     Raises:
       CheckpointError: the folder cannot be written to.
@@ -265,7 +264,7 @@ class OrbaxWriter:
             }
             self._stores = {name: store.result() for name, store in stores.items()}
         except (ValueError, OSError) as error:
-            raise CheckpointError(_unwritable(self._folder, error)) from error
+            raise CheckpointError(remote.unwritable(self._folder, error)) from error
 
     def write(self, name: str, value: np.ndarray, index: int | None = None, axis: int = 0) -> None:
         """See `TensorWriter`."""
@@ -286,7 +285,7 @@ class OrbaxWriter:
                 if self._batch_bytes >= _PIECE_BYTES:
                     self._commit()
         except (ValueError, OSError) as error:
-            raise CheckpointError(_unwritable(self._folder, error)) from error
+            raise CheckpointError(remote.unwritable(self._folder, error)) from error
         self._written.setdefault(name, set()).add(index)
 
     def _commit(self) -> None:
@@ -301,7 +300,7 @@ class OrbaxWriter:
         try:
             self._commit()
         except (ValueError, OSError) as error:
-            raise CheckpointError(_unwritable(self._folder, error)) from error
+            raise CheckpointError(remote.unwritable(self._folder, error)) from error
         self._stores.clear()
         tree = {}
         for name in self._infos:
@@ -321,7 +320,7 @@ class OrbaxWriter:
             (Path(self._folder) / _METADATA).write_text(json.dumps(metadata))
             (Path(self._folder) / COMMIT_FILE).write_text("Written by flan-jax convert\n")
         except OSError as error:
-            raise CheckpointError(_unwritable(self._folder, error)) from error
+            raise CheckpointError(remote.unwritable(self._folder, error)) from error
 
     def _is_written(self, name: str) -> bool:
         written = self._written.get(name, set())
@@ -333,10 +332,3 @@ class OrbaxWriter:
 def _zarr_dtype(dtype: np.dtype) -> str:
     """Zarr's name; extension types (bfloat16) have their own."""
     return dtype.name if dtype.kind == "V" else dtype.str
-
-
-def _unwritable(folder: str, error: BaseException) -> str:
-    reason = " ".join(
-        str(error).split("[tensorstore_spec")[0].split("[source locations")[0].split()
-    )
-    return f"{folder} cannot be written: {reason[:500]}"

@@ -24,6 +24,7 @@ from flan_jax.checkpoints.tensors import CheckpointError, Part, TensorInfo
 STATE, RUN = "state", "run"
 PARAMS, OPT_STATE, STEP = "params/", "opt_state/", "step"
 _RUN_FILE = "metadata"
+_RUN_ENTRIES = {"model": dict, "vocabulary": dict, "config": str}
 _HANDLERS = "orbax.checkpoint._src.handlers"
 _BINDING = re.compile(
     r"network\.(T5Config|PalmConfig)\.(\w+) = (.*?)(?:  # (?:= (.*), )?from .*)?$"
@@ -56,11 +57,20 @@ def read_run(path: str | Path) -> dict[str, Any]:
     if text is None:
         raise CheckpointError(f"checkpoint {path} is damaged: {file} is missing")
     try:
-        return dict(json.loads(text))
+        run = json.loads(text)
     except ValueError as error:
         raise CheckpointError(
             f"checkpoint {path} is damaged: {file} is not JSON: {error}"
         ) from error
+    if not isinstance(run, dict):
+        raise CheckpointError(f"checkpoint {path} is damaged: {file} must be a map: {run!r:.60}")
+    for name, kind in _RUN_ENTRIES.items():
+        if run.get(name) is not None and not isinstance(run[name], kind):
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: {name!r} in {file} must be a "
+                f"{'map' if kind is dict else 'text'}, found {run[name]!r:.60}"
+            )
+    return run
 
 
 def own_layout(infos: Mapping[str, TensorInfo]) -> list[Part]:

@@ -92,15 +92,23 @@ def wait(future: Any, path: str) -> Any:
         raise CheckpointError(unreadable(path, error)) from error
 
 
+def reason(error: BaseException) -> str:
+    """What TensorStore says, without the specifications and source lines that follow."""
+    text = str(error).split("[tensorstore_spec")[0].split("[source locations")[0]
+    return " ".join(text.split())[:500]
+
+
+def unwritable(path: str | Path, error: BaseException) -> str:
+    """The message for a file that cannot be written."""
+    return f"{path} cannot be written: {reason(error)}"
+
+
 def unreadable(path: str, error: BaseException) -> str:
     """The message for a file or bucket that cannot be read."""
-    reason = " ".join(
-        str(error).split("[tensorstore_spec")[0].split("[source locations")[0].split()
-    )
     if not is_remote(path):
-        return f"{path} cannot be read: {reason[:500]}"
+        return f"{path} cannot be read: {reason(error)}"
     return (
-        f"{path} cannot be read: {reason[:500]}\n"
+        f"{path} cannot be read: {reason(error)}\n"
         "Check the name, that the bucket can be reached from here, and your credentials"
         " (GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`)"
     )

@@ -115,6 +115,11 @@ def _open_t5x(path: str) -> Source:
     from flan_jax.checkpoints import t5x
 
     reader = t5x.open_t5x(path)
+    if any(name.startswith(own.PARAMS) for name in reader.infos):
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: its folder {own.RUN} is missing. It was not copied"
+            " completely"
+        )
     found, notes = t5x.read_t5x_config(path, reader.infos)
     problem = t5x.optimizer_problem(found, reader.infos)
     layout = t5x.t5x_layout(found, reader.infos, optimizer=problem is None)

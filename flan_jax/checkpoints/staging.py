@@ -80,8 +80,13 @@ def _move(partial: Path, path: Path, replace: bool) -> None:
         raise CheckpointError(f"{path} was made by someone else meanwhile")
     else:
         old = path.parent / f".{path.name}.{_REPLACED}-{socket.gethostname()}-{os.getpid()}"
-        os.rename(path, old)
-        os.rename(partial, path)
+        try:
+            os.rename(path, old)
+            os.rename(partial, path)
+        except BaseException:  # signals as well
+            if old.exists() and not path.exists():
+                os.rename(old, path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     _sync(path.parent)
 

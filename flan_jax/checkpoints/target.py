@@ -23,7 +23,6 @@ from flan_jax.models.t5 import T5Config
 
 FORMATS = ("orbax", "hf", "t5x")
 _SLOTS = ("v_row", "v_col", "v", "m")  # of AdafactorState
-_T5X_BIASES = (32, 128)  # constants in T5X's networks
 
 
 @dataclass(frozen=True)
@@ -135,12 +134,6 @@ def t5x_target(
     if not isinstance(config, T5Config):
         raise CheckpointError(
             "T5X's public code has no PaLM: convert to hf, or keep our own format (orbax)"
-        )
-    biases = (config.relative_attention_num_buckets, config.relative_attention_max_distance)
-    if biases != _T5X_BIASES:
-        raise CheckpointError(
-            f"T5X's T5 has {_T5X_BIASES[0]} relative position buckets up to distance "
-            f"{_T5X_BIASES[1]}, this model has {biases[0]} up to {biases[1]}"
         )
     layout = t5x.t5x_layout(
         config, scanned, optimizer=optimizer, momentum=momentum, tile_bias=tile_bias

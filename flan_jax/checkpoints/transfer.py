@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,10 +24,20 @@ class Transferred:
     Attributes:
       digests: of each piece of the target, by name and index.
       cast_errors: largest absolute difference that casting made, by names of our tensors.
+      not_finite: names of our tensors that hold NaN or infinity.
     """
 
     digests: dict[tuple[str, int | None], bytes] = field(default_factory=dict)
     cast_errors: dict[str, float] = field(default_factory=dict)
+    not_finite: dict[str, None] = field(default_factory=dict)
+
+
+class _Digest(NamedTuple):
+    """Of a piece as it is written: a hash, what casting changed at most, whether all is finite."""
+
+    digest: bytes
+    error: float
+    finite: bool
 
 
 def transfer(
@@ -42,7 +53,7 @@ def transfer(
     for move in plan.moves:
         value, exact = _value(move, reader)
         place = (move.target.theirs, move.target.their_index)
-        digest, error = _digest(value, move.dtype)
+        digest, error, finite = _digest(value, move.dtype)
         if place in done.digests:
             if done.digests[place] != digest:
                 raise CheckpointError(
@@ -51,6 +62,8 @@ def transfer(
                 )
             continue
         done.digests[place] = digest
+        if not finite:
+            done.not_finite[move.target.ours] = None
         if exact != move.dtype:
             name = move.target.ours
             done.cast_errors[name] = max(done.cast_errors.get(name, 0.0), error)
@@ -83,7 +96,7 @@ def verify(
                 f"{move.dtype}"
             )
         value = reader.read(name, index, move.target.their_axis)
-        if _digest(value, move.dtype)[0] != done.digests[place]:
+        if _digest(value, move.dtype).digest != done.digests[place]:
             raise CheckpointError(
                 f"{reader.path}: {name} was read back with other values than were written (a"
                 " faulty disk?)"
@@ -102,16 +115,18 @@ def _value(move: Move, reader: TensorReader) -> tuple[np.ndarray, np.dtype]:
     return value, value.dtype
 
 
-def _digest(value: np.ndarray, dtype: np.dtype) -> tuple[bytes, float]:
-    """A hash of the values as `dtype`, in C order, and the largest difference to `value`."""
-    digest, error = blake2b(digest_size=16), 0.0
+def _digest(value: np.ndarray, dtype: np.dtype) -> _Digest:
+    """Of the values as `dtype`, in C order."""
+    digest, error, finite = blake2b(digest_size=16), 0.0, True
     for block in _blocks(value):
         cast = np.ascontiguousarray(block, dtype)
         if cast.dtype != value.dtype and cast.size:
-            difference = np.abs(cast.astype(np.float64) - block.astype(np.float64))
-            error = max(error, float(difference.max()))
+            with np.errstate(invalid="ignore"):  # NaN and infinity stay what they are: no error
+                difference = np.abs(cast.astype(np.float64) - block.astype(np.float64))
+            error = max(error, float(np.fmax.reduce(difference, axis=None, initial=0.0)))
+        finite = finite and bool(np.isfinite(cast).all())
         digest.update(cast.reshape(-1).view(np.uint8).data)
-    return digest.digest(), error
+    return _Digest(digest.digest(), error, finite)
 
 
 def _blocks(value: np.ndarray) -> Iterator[np.ndarray]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from flan_jax.checkpoints.tensors import CheckpointError
 from flan_jax.data.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
 from flan_jax.errors import UserError
 from flan_jax.locate import locate
 
+_TOKENIZER = "tokenizer_config.json"
 _BINDING = re.compile(
     r"seqio\.(SentencePieceVocabulary|ByteVocabulary)\.(\w+) = (.*?)(?:  # (?:= (.*), )?from .*)?$"
 )
@@ -95,17 +96,28 @@ def open_recorded(recorded: Mapping[str, Any] | None) -> Vocabulary | None:
 
 
 def open_of_hf(path: str) -> Vocabulary | None:
-    """The vocabulary of a Hugging Face folder on this machine; None if it has none of ours."""
-    from flan_jax.checkpoints.hf import resolve
+    """The vocabulary of a Hugging Face folder on this machine; None if it has none of ours.
 
-    folder = Path(resolve(path))
-    model, config = folder / "spiece.model", folder / "tokenizer_config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    Raises:
+      CheckpointError: its tokenizer_config.json is damaged.
+    """
+    from flan_jax.checkpoints.hf import resolve
+    from flan_jax.checkpoints.hf.folder import Folder
+
+    folder = Folder(resolve(path))
+    settings = folder.json(_TOKENIZER) if folder.has(_TOKENIZER) else {}
+    extra_ids = settings.get("extra_ids") if isinstance(settings, dict) else ""
+    if not isinstance(extra_ids, int | None):
+        raise CheckpointError(
+            f"{folder.path}/{_TOKENIZER} must be a map in which extra_ids is a whole number, found"
+            f" {settings!r:.60}"
+        )
     if settings.get("tokenizer_class") == "ByT5Tokenizer":
-        return ByteVocabulary(int(settings.get("extra_ids", 125)))
-    if not model.is_file():
+        return ByteVocabulary(125 if extra_ids is None else extra_ids)
+    model = folder.local("spiece.model")
+    if model is None or not model.is_file():
         return None
     try:
-        return SentencePieceVocabulary(str(model), int(settings.get("extra_ids") or 100))
+        return SentencePieceVocabulary(str(model), extra_ids or 100)
     except UserError:  # other special ids than T5's
         return None

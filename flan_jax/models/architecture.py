@@ -53,6 +53,8 @@ def from_document(document: Mapping[str, Any]) -> ModelConfig:
     values = dict(fields)
     lora = values.get("lora")
     if lora is not None:
+        if not isinstance(lora, Mapping):
+            raise ArchitectureError(f"the architecture {kind}.lora must be a map, found {lora!r}")
         values["lora"] = _make(LoraConfig, lora, f"{kind}.lora")
     return _make(_TYPES[kind], values, kind)
 

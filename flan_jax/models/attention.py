@@ -202,5 +202,28 @@ def attention_probs(
     """Softmax of logits + bias over the unmasked keys, in float32, returned in `dtype`."""
     if bias is not None:
         logits = logits + bias.astype(logits.dtype)[None]
-    logits = jnp.where(mask, logits.astype(jnp.float32), MASKED)
-    return jax.nn.softmax(logits, axis=-1).astype(dtype)
+    return _masked_softmax(logits.astype(jnp.float32), mask).astype(dtype)
+
+
+# By itself JAX would keep three arrays of the size of the logits: this keeps its result.
+@jax.custom_vjp
+def _masked_softmax(
+    logits: Float[Array, "batch heads q k"], mask: Bool[Array, "#batch 1 q k"]
+) -> Float[Array, "batch heads q k"]:
+    return jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
+
+
+def _masked_softmax_forward(logits: Array, mask: Array) -> tuple[Array, tuple[Array, Array]]:
+    probs = _masked_softmax(logits, mask)
+    return probs, (probs, mask)
+
+
+def _masked_softmax_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, None]:
+    probs, mask = kept
+    weighted = probs * grad
+    grad = weighted - probs * jnp.sum(weighted, axis=-1, keepdims=True)
+    # Of a fully masked row the probabilities are not zero, but do not depend on the logits.
+    return jnp.where(mask, grad, 0.0), None
+
+
+_masked_softmax.defvjp(_masked_softmax_forward, _masked_softmax_backward)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,12 @@ from flan_jax.models.layers import activation
 from flan_jax.suggestions import did_you_mean
 
 DTYPES = ("bfloat16", "float32")
+# By the fields' annotations: the type, and in words.
+_KINDS: dict[str, tuple[type, str]] = {
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
+    "bool": (bool, "True or False"),
+}
 
 
 def settle(config: Any, sizes: Sequence[str], **choices: Sequence[str]) -> None:
@@ -26,6 +34,7 @@ def settle(config: Any, sizes: Sequence[str], **choices: Sequence[str]) -> None:
       ValueError: naming the field, what it is, and what it may be.
     """
     kind = type(config).__name__
+    _check_kinds(config, kind)
     # gin passes lists; a config must be hashable to be a static part of the model's pytree.
     object.__setattr__(config, "mlp_activations", tuple(config.mlp_activations))
     for name in config.mlp_activations:
@@ -44,3 +53,14 @@ def settle(config: Any, sizes: Sequence[str], **choices: Sequence[str]) -> None:
     for name in sizes:
         if getattr(config, name) < 1:
             raise ValueError(f"{kind}.{name} must be at least 1, found {getattr(config, name)}.")
+
+
+def _check_kinds(config: Any, kind: str) -> None:
+    """Values come from gin files and from JSON of others, which promise no types."""
+    for field in dataclasses.fields(config):
+        if field.type not in _KINDS:
+            continue
+        wanted, words = _KINDS[field.type]
+        value = getattr(config, field.name)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise ValueError(f"{kind}.{field.name} must be {words}, found {value!r}.")

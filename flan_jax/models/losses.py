@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from flan_jax.sharding import out_sharding
 from flan_jax.suggestions import did_you_mean
 
 Batch = Mapping[str, Array]
@@ -37,10 +38,7 @@ def cross_entropy_with_logits(
     vocab = logits.shape[-1]
     confidence = 1.0 - label_smoothing
     low = label_smoothing / (vocab - 1)
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    # A masked sum, not a gather: it stays local when the vocabulary is split over devices.
-    is_target = jnp.arange(vocab) == targets[..., None]
-    target_logit = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    log_z, target_logit = _log_z_and_target_logit(logits, targets)
     cross_entropy = log_z - target_logit
     if label_smoothing:
         mean_logit = (confidence - low) * target_logit + low * jnp.sum(logits, axis=-1)
@@ -48,6 +46,60 @@ def cross_entropy_with_logits(
         cross_entropy = log_z - mean_logit - entropy
     z_part = z_loss * jnp.square(log_z)
     return cross_entropy + z_part, z_part
+
+
+@jax.custom_vjp
+def _log_z_and_target_logit(
+    logits: Float[Array, "batch length vocab"], targets: Int[Array, "batch length"]
+) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
+    """Logsumexp of the logits, and the logit of the target."""
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    if out_sharding() is None:
+        at = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="fill", fill_value=0.0)
+        return log_z, at[..., 0]
+    # A masked sum, not a gather: it stays local when the vocabulary is split over devices.
+    return log_z, jnp.sum(jnp.where(_is_target(logits, targets), logits, 0.0), axis=-1)
+
+
+def _is_target(logits: Array, targets: Array) -> Bool[Array, "batch length vocab"]:
+    return jnp.arange(logits.shape[-1]) == targets[..., None]
+
+
+def _log_z_and_target_logit_forward(
+    logits: Array, targets: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array, Array]]:
+    log_z, target_logit = _log_z_and_target_logit(logits, targets)
+    return (log_z, target_logit), (logits, targets, log_z)
+
+
+def _log_z_and_target_logit_backward(
+    kept: tuple[Array, Array, Array], grads: tuple[Array, Array]
+) -> tuple[Array, None]:
+    logits, targets, log_z = kept
+    log_z_grad, target_grad = (grad[..., None] for grad in grads)
+    probs = jnp.exp(logits - log_z[..., None])
+    one_hot_grad = jnp.where(_is_target(logits, targets), target_grad, 0.0)
+    return probs * log_z_grad + one_hot_grad, None
+
+
+# Differentiated by JAX, it would keep the exponentials beside the logits, and write the gradient
+# in two parts to be added.
+_log_z_and_target_logit.defvjp(_log_z_and_target_logit_forward, _log_z_and_target_logit_backward)
+
+
+def predicted_right(
+    logits: Float[Array, "batch length vocab"], targets: Int[Array, "batch length"]
+) -> Bool[Array, "batch length"]:
+    """Whether the target is the first of the largest logits (`argmax(logits) == targets`).
+
+    Comparisons are vector instructions where XLA's argmax is a scalar loop (CPUs), and local where
+    the vocabulary is split over devices.
+    """
+    index = jnp.arange(logits.shape[-1])
+    at_target = _log_z_and_target_logit(logits, targets)[1][..., None]
+    first = index < targets[..., None]
+    beats = (logits > at_target) | (first & (logits == at_target))
+    return ~jnp.any(beats, axis=-1)
 
 
 def token_weights(batch: Batch) -> Float[Array, "batch length"]:
@@ -162,7 +214,7 @@ class Loss:
         divisor = own if divisor is None else divisor
         loss = jnp.sum(token_loss * loss_weights) / divisor
         token_cross_entropy = jax.lax.stop_gradient((token_loss - token_z_loss) * weights)
-        correct = jnp.argmax(logits, axis=-1) == targets
+        correct = predicted_right(jax.lax.stop_gradient(logits), targets)
         metrics = {
             "loss": loss,
             "z_loss": jnp.sum(token_z_loss * loss_weights) / divisor,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jax
 
-from flan_jax.checkpoints.initial import checkpoint_format, resolve_path
+from flan_jax.checkpoints import detect
+from flan_jax.checkpoints.initial import check_initial, checkpoint_format, resolve_path
 from flan_jax.checkpoints.manager import CheckpointConfig, CheckpointManager
 from flan_jax.data.packing import padding_fractions
 from flan_jax.data.reader import DatasetConfig, train_dataset
@@ -29,7 +30,7 @@ def describe(
             *_data_lines(setup, dataset),
             *_mesh_lines(setup),
             *_parameter_lines(setup),
-            *_checkpoint_lines(model_dir, checkpoints),
+            *_checkpoint_lines(setup, model_dir, checkpoints),
             _end_line(total_steps, relative_steps),
         ]
     )
@@ -96,14 +97,21 @@ def _bytes_per_device(leaves: object) -> int:
     )
 
 
-def _checkpoint_lines(model_dir: str, checkpoints: CheckpointConfig | None) -> list[str]:
+def _checkpoint_lines(
+    setup: Setup, model_dir: str, checkpoints: CheckpointConfig | None
+) -> list[str]:
     latest = CheckpointManager(model_dir, None).latest_step() if Path(model_dir).is_dir() else None
-    initial = resolve_path(checkpoints.restore if checkpoints else None)
+    restore = checkpoints.restore if checkpoints else None
+    initial = resolve_path(restore)
     save = checkpoints.save if checkpoints else None
     if latest is not None:
         origin = f"{model_dir}/checkpoint_{latest}"
     elif initial is not None:
         origin = f"{initial} ({checkpoint_format(initial)})"
+        if detect.is_hub(initial):
+            origin += ", not downloaded and not checked yet"
+        else:
+            check_initial(initial, setup.model, setup.abstract_state, restore)
     else:
         origin = "random weights"
     every = f"every {save.period} steps to {model_dir}/checkpoint_<step>" if save else "never"

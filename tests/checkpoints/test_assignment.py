@@ -91,6 +91,7 @@ def test_names_of_ours_and_of_the_checkpoints_own_format():
         ([("token_embedder", None)], "match no whole name"),  # a part of a name is not enough
         ([("target/(", None)], "expected pairs of a regular expression"),
         (["target"], "expected pairs of a regular expression"),
+        (3, "expected a list of pairs, found 3"),
         (
             [("target/token_embedder/embedding", "target/token_embedding/embedding")],
             "which the path does not hold; did you mean 'target/token_embedder/embedding'",

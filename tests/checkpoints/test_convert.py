@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_optimizer_state_goes_to_t5x_and_back(tmp_path: Path, test_data: Path):
 
 def test_a_shared_bias_in_the_scanned_layout(tmp_path: Path, source: Path):
     scanned = Options("t5x", layout="scanned")
-    with pytest.raises(CheckpointError, match="ask for the bias to be copied"):
+    with pytest.raises(CheckpointError, match="copy the bias to each layer"):
         run(source, tmp_path / "t5x", scanned)
     run(source, tmp_path / "t5x", dataclasses.replace(scanned, tile_bias=True))
     run(tmp_path / "t5x", tmp_path / "ours")
@@ -166,7 +167,7 @@ def test_adapters_are_merged_or_kept(tmp_path: Path):
 def test_what_t5x_cannot_say_is_refused(tmp_path: Path):
     config = dataclasses.replace(CONFIG, relative_attention_max_distance=64)
     begin = write_own(tmp_path / "checkpoint_7", make_arrays(config), config)
-    with pytest.raises(CheckpointError, match="this model has 32 up to 64"):
+    with pytest.raises(CheckpointError, match="this model of 32 up to 64"):
         run(begin, tmp_path / "t5x", Options("t5x"))
 
 
@@ -327,12 +328,52 @@ def test_options_are_checked():
         Options("hf", dtype="float16")
 
 
+def test_values_that_are_not_finite_are_said(tmp_path: Path, recwarn):
+    arrays = make_arrays()
+    name = "params/token_embedder/embedding"
+    arrays[name][3, 4], arrays[name][5, 6] = np.nan, np.inf
+    begin = write_own(tmp_path / "checkpoint_7", arrays)
+    done = run(begin, tmp_path / "hf", Options("hf", dtype="bfloat16"))
+    assert f"NaN or infinity in {name}: written as in the source" in done.notes
+    found = open_hf(tmp_path / "hf").read("shared.weight")
+    assert_same({name: found}, {name: arrays[name].astype(ml_dtypes.bfloat16)})
+    finite = np.isfinite(arrays[name])
+    error = np.abs(found.astype(np.float64)[finite] - arrays[name][finite]).max()
+    assert done.done is not None and done.done.cast_errors[name] == error > 0
+    assert not [each for each in recwarn if issubclass(each.category, RuntimeWarning)]
+
+
 def test_transposed_and_cast_values_hash_like_copies():
     value = np.random.default_rng(0).normal(size=(37, 11)).astype(np.float32)
     copy = np.ascontiguousarray(value.T)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfer, "_BLOCK_BYTES", 100)
         small = transfer._digest(value.T, np.dtype(np.float32))
-    assert small == transfer._digest(copy, np.dtype(np.float32)) == (small[0], 0.0)
+    assert small == transfer._digest(copy, np.dtype(np.float32)) == (small[0], 0.0, True)
     half = np.dtype(ml_dtypes.bfloat16)
     assert transfer._digest(value, half)[0] == transfer._digest(value.astype(half), half)[0]
+
+
+def test_a_vocabulary_with_more_ids_than_the_model_is_refused(tmp_path: Path, source: Path):
+    with pytest.raises(CheckpointError, match="has 359 ids, the model only 48"):
+        run(source, tmp_path / "hf", Options("hf", vocabulary=ByteVocabulary(100)))
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_named_vocabulary_goes_before_the_sources_tokenizer(tmp_path: Path):
+    config = dataclasses.replace(CONFIG, vocab_size=400)
+    begin = write_own(tmp_path / "checkpoint_7", make_arrays(config), config)
+    run(begin, tmp_path / "hf", Options("hf", vocabulary=ByteVocabulary(10)))
+    run(tmp_path / "hf", tmp_path / "copied", HF)
+    run(tmp_path / "hf", tmp_path / "named", Options("hf", vocabulary=ByteVocabulary(20)))
+    found = [
+        json.loads((tmp_path / name / "tokenizer_config.json").read_text())["extra_ids"]
+        for name in ("copied", "named")
+    ]
+    assert found == [10, 20]
+
+
+def test_one_of_ours_without_its_run_document_is_said(tmp_path: Path, source: Path):
+    shutil.rmtree(source / "run")
+    with pytest.raises(CheckpointError, match="damaged: its folder run is missing"):
+        run(source, tmp_path / "hf", HF)

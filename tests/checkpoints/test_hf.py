@@ -259,10 +259,15 @@ def test_separate_embeddings_are_refused(variant):
         ({"model_type": None}, "model_type None is not supported, known are t5, mt5, umt5, cohere"),
         ({"model_type": "cohere"}, r"no tensor model\.embed_tokens\.weight"),
         ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon must be 1e-06"),
+        ({"layer_norm_epsilon": None}, "layer_norm_epsilon must be 1e-06"),
         ({"feed_forward_proj": "gated-gelu_nwe"}, r"activation .*; did you mean 'gelu_new'"),
         ({"feed_forward_proj": "gelu"}, "activation 'gelu' of feed_forward_proj is not supported"),
         ({"dropout_rate": 1.5}, "dropout_rate must be in"),
         ({"num_layers": 0}, "num_encoder_layers must be at least 1"),
+        ({"num_layers": "2"}, "num_encoder_layers must be a whole number, found '2'"),
+        ({"d_model": "16"}, "json: "),
+        ({"feed_forward_proj": None}, "activation 'None' of feed_forward_proj is not supported"),
+        ({"dropout_rate": None}, "dropout_rate must be a number, found None"),
     ],
 )
 def test_unsupported_configurations(variant, config, message):
@@ -270,11 +275,16 @@ def test_unsupported_configurations(variant, config, message):
         load_hf(variant(**config))
 
 
-def test_a_missing_entry_is_named(folder, tmp_path):
+@pytest.mark.parametrize("name", ["d_kv", "d_model"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_missing_entry_is_named(folder, tmp_path, name, tied):
     config = json.loads((folder / "config.json").read_text())
-    del config["d_kv"]
-    write_folder(tmp_path, read_safetensors(folder / "model.safetensors"), config)
-    with pytest.raises(CheckpointError, match=r"config\.json has no 'd_kv'"):
+    del config[name]
+    tensors = read_safetensors(folder / "model.safetensors")
+    if tied:
+        tensors.pop("lm_head.weight")
+    write_folder(tmp_path, tensors, config)
+    with pytest.raises(CheckpointError, match=rf"config\.json has no '{name}'"):
         load_hf(tmp_path)
 
 

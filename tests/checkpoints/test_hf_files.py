@@ -229,9 +229,10 @@ def test_shards_and_index_that_disagree(tmp_path):
     write(tmp_path / "model-0.safetensors", {"matrix": np.zeros(1), "half": np.zeros(1)})
     with pytest.raises(CheckpointError, match="tensor half is both in model-0"):
         open_hf(tmp_path)
-    index.write_text("{}")
-    with pytest.raises(CheckpointError, match="has no weight_map"):
-        open_hf(tmp_path)
+    for text in ("{}", '{"weight_map": {"matrix": 3}}'):
+        index.write_text(text)
+        with pytest.raises(CheckpointError, match="has no weight_map"):
+            open_hf(tmp_path)
 
 
 def test_large_models_are_sharded(tmp_path):
@@ -372,6 +373,9 @@ class TestTorch:
         file = tmp_path / "pytorch_model.bin"
         torch.save(state, file)
         truncate(file, file.stat().st_size // 2)
+        with pytest.raises(CheckpointError, match="is truncated or no PyTorch checkpoint"):
+            open_hf(tmp_path)
+        file.write_text("junk\n")
         with pytest.raises(CheckpointError, match="is truncated or no PyTorch checkpoint"):
             open_hf(tmp_path)
 

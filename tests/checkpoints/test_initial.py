@@ -118,6 +118,9 @@ def test_t5x_checkpoint_goes_on_at_its_step_with_its_optimizer(
     dry = runner.train(tmp_path / "dry", "--dry_run", **bindings)
     assert f"starts from {checkpoint} (t5x)" in dry.out
     assert not (tmp_path / "dry").exists()
+    other = bindings | {"network.T5Config.mlp_dim": 64}
+    wrong = runner.train(tmp_path / "dry", "--dry_run", **other)
+    assert wrong.code == 2 and "mlp_dim: 192 in the checkpoint, 64 in the model" in wrong.err
 
 
 def read(checkpoint: Path, name: str) -> np.ndarray:

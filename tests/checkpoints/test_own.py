@@ -211,3 +211,20 @@ def test_run_document_is_json(tmp_path: Path):
     path = write_own(tmp_path / "c", make_arrays())
     assert json.loads((path / "run" / "metadata").read_text())["model"]["type"] == "t5"
     assert from_names(to_names({"a": 1}), {"a": 0}) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ("[]", "must be a map"),
+        ("3", "must be a map"),
+        ('{"model": 3}', "'model' in .* must be a map, found 3"),
+        ('{"vocabulary": 3}', "'vocabulary' in .* must be a map, found 3"),
+        ('{"config": 3}', "'config' in .* must be a text, found 3"),
+    ],
+)
+def test_run_document_of_wrong_types(tmp_path: Path, document: str, message: str):
+    write_own(tmp_path / "checkpoint_7", make_arrays())
+    (tmp_path / "checkpoint_7/run/metadata").write_text(document)
+    with pytest.raises(CheckpointError, match=message):
+        own.read_run(tmp_path / "checkpoint_7")

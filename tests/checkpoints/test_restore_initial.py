@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 
 from flan_jax.checkpoints.convert import Options, convert
-from flan_jax.checkpoints.initial import resolve_path, restore_initial, restore_params
+from flan_jax.checkpoints.initial import (
+    check_initial,
+    resolve_path,
+    restore_initial,
+    restore_params,
+)
 from flan_jax.checkpoints.manager import RestoreCheckpointConfig
 from flan_jax.checkpoints.tensors import CheckpointError
 from flan_jax.checkpoints.vocabulary_record import describe_vocabulary
@@ -85,6 +90,22 @@ def test_all_formats_give_the_same_parameters(ours: Path, tmp_path: Path, to: st
     assert found["step"] == (0 if to == "hf" else 7)
     assert ("step" in made) == (to == "hf")
     assert not any(name.startswith("params/") for name in made)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (dataclasses.replace(CONFIG, mlp_dim=32), {}, "mlp_dim: 24 in the checkpoint, 32 in the m"),
+        (CONFIG, {"assignment_map": [("target/nothing", None)]}, "match no whole name"),
+        (CONFIG, {"assignment_map": [(r"target/.*/mlp/wo/kernel", "target/x")]}, "does not hold"),
+    ],
+)
+def test_headers_alone_say_that_it_does_not_fit(ours: Path, config, settings, message):
+    """What a dry run checks."""
+    model, abstract = EncoderDecoderModel(config), abstract_state(config)
+    with pytest.raises(CheckpointError, match=message):
+        check_initial(str(ours), model, abstract, RestoreCheckpointConfig(**settings))
+    check_initial(str(ours), EncoderDecoderModel(CONFIG), abstract_state())
 
 
 def test_optimizer_state_of_t5x_goes_on(test_data: Path):

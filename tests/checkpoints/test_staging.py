@@ -115,3 +115,20 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(CheckpointError, match="permission denied"), stage_folder(tmp_path / "x"):
         raise AssertionError
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
+def test_a_failed_rename_gives_the_old_one_back(tmp_path: Path, monkeypatch, kind):
+    fill(tmp_path / "target", "old")
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if "partial" in Path(source).name:
+            raise kind("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(CheckpointError if kind is OSError else kind):
+        stage(tmp_path / "target", lambda: None, replace=True)
+    assert os.listdir(tmp_path) == ["target"]
+    assert (tmp_path / "target/inner/file").read_text() == "old"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flan_jax.checkpoints.own import read_run
+from flan_jax.checkpoints.tensors import CheckpointError
 from flan_jax.checkpoints.vocabulary_record import (
     describe_vocabulary,
     open_of_hf,
@@ -96,3 +97,10 @@ def test_of_hugging_face_folders(tmp_path: Path):
     config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 5}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert describe_vocabulary(open_of_hf(str(tmp_path))) == {"type": "bytes", "extra_ids": 5}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"extra_ids": "a"}'])
+def test_damaged_tokenizer_config(tmp_path: Path, text: str):
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json"):
+        open_of_hf(str(tmp_path))

@@ -56,6 +56,15 @@ def test_fields_of_later_versions_have_defaults():
         ({"type": "palm", "config": {"vocab_size": 3, "norm": "layr"}}, "did you mean 'layer'"),
         ({"type": "t5", "config": {}}, "is not valid: .*vocab_size"),
         ({"type": "t5", "config": {"vocab_size": 3, "lora": {"ranks": 4}}}, "t5.lora has unknown"),
+        ({"type": "t5", "config": {"vocab_size": 3, "lora": 4}}, "t5.lora must be a map, found 4"),
+        ({"type": "t5", "config": {"vocab_size": "a"}}, "vocab_size must be a whole number"),
+        ({"type": "t5", "config": {"vocab_size": 3, "num_heads": True}}, "num_heads must be a"),
+        ({"type": "t5", "config": {"vocab_size": 3, "dropout_rate": None}}, "must be a number"),
+        ({"type": "palm", "config": {"vocab_size": 3, "head_dim": 4.0}}, "head_dim must be a "),
+        (
+            {"type": "palm", "config": {"vocab_size": 3, "logits_via_embedding": "no"}},
+            "must be True or False, found 'no'",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(document, message):

@@ -79,3 +79,40 @@ def test_fully_masked_row_is_uniform_and_finite():
     logits = jnp.asarray([[[[3.0, -2.0, 7.0, 0.0]]]])
     probs = attention_probs(logits, jnp.zeros((1, 1, 1, 4), bool), None, jnp.dtype("float32"))
     np.testing.assert_allclose(probs, 0.25)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradient_of_the_probabilities_is_that_of_automatic_differentiation(dtype):
+    keys = jax.random.split(jax.random.key(0), 4)
+    logits = 3.0 * jax.random.normal(keys[0], (2, 3, 5, 7)).astype(dtype)
+    bias = jax.random.normal(keys[1], (3, 5, 7))
+    mask = jax.random.bernoulli(keys[2], 0.7, (2, 1, 5, 7)).at[1, 0, 2].set(False)
+    weights = jax.random.normal(keys[3], logits.shape)
+
+    def plain(logits: jax.Array, bias: jax.Array) -> jax.Array:
+        biased = logits + bias.astype(logits.dtype)[None]
+        masked = jnp.where(mask, biased.astype(jnp.float32), -1e10)
+        return jnp.sum(jax.nn.softmax(masked).astype(dtype) * weights)
+
+    def ours(logits: jax.Array, bias: jax.Array) -> jax.Array:
+        return jnp.sum(attention_probs(logits, mask, bias, jnp.dtype(dtype)) * weights)
+
+    np.testing.assert_array_equal(ours(logits, bias), plain(logits, bias))
+    found, expected = (jax.grad(f, (0, 1))(logits, bias) for f in (ours, plain))
+    tolerance = 1e-6 if dtype == "float32" else 2e-2
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(
+            a.astype(np.float32), b.astype(np.float32), rtol=tolerance, atol=tolerance
+        )
+    # Not even by rounding: such a row does not depend on its logits.
+    assert not np.any(found[0][1, :, 2])
+
+
+def test_backward_pass_keeps_the_probabilities_alone():
+    logits, mask = jnp.ones((1, 2, 8, 8)), jnp.ones((1, 1, 8, 8), bool)
+    _, backward = jax.vjp(
+        lambda logits: attention_probs(logits, mask, None, jnp.dtype("float32")), logits
+    )
+    kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.dtype == jnp.float32]
+    assert sum(leaf.size for leaf in kept) == logits.size

@@ -22,7 +22,7 @@ from flan_jax.train.optimizer import Adafactor
 from flan_jax.train.state import TrainState
 from flan_jax.train.step import Trainer, make_train_step
 from tests.tiny_runs import FAST_COMPILE, ROOT, losses
-from tests.train.test_step import CONFIG, TASKS, compiled, packed_batch
+from tests.train.test_step import CONFIG, TASKS, packed_batch
 
 LORA_CONFIG = dataclasses.replace(CONFIG, lora=LoraConfig(2))
 T5_SMALL = T5Config(
@@ -75,7 +75,7 @@ def after_steps(config: T5Config, trainer: Trainer, steps: int = 2):
     """(parameters before, after, last metrics), by name."""
     step, abstract = abstract_run(config, trainer)
     state = filled(abstract)
-    before, function = named_leaves(state.params), compiled(step)
+    before, function = named_leaves(state.params), jax.jit(step)
     for _ in range(steps):
         state, metrics = function(state, packed_batch())
     return before, named_leaves(state.params), metrics

@@ -90,12 +90,12 @@ def config_from_hf(
             f"{reader.path} has no tensor {EMBEDDING[kind]}: it is no {kind} model with a language"
             f" head{did_you_mean(EMBEDDING[kind], reader.infos)}"
         )
-    head, notes = find_head(hf, reader)
     try:
+        head, notes = find_head(hf, reader)
         config = (_palm if kind == COHERE else _t5)(hf, reader.path, head, dtype)
     except KeyError as error:
         raise CheckpointError(f"{reader.path}/config.json has no {error}.") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:  # other types than JSON's of a model
         raise CheckpointError(f"{reader.path}/config.json: {error}") from error
     return config, head, notes
 
@@ -138,7 +138,7 @@ def _head_scale(hf: Mapping[str, Any], *, tied: bool) -> float:
 
 def _t5(hf: Mapping[str, Any], path: str, head: Head, dtype: str) -> T5Config:
     epsilon = hf.get("layer_norm_epsilon", _EPSILON)
-    if abs(epsilon - _EPSILON) > 1e-12:
+    if not isinstance(epsilon, float) or abs(epsilon - _EPSILON) > 1e-12:
         raise CheckpointError(
             f"{path}/config.json: layer_norm_epsilon must be {_EPSILON} (T5's), found {epsilon}."
         )
@@ -151,7 +151,7 @@ def _t5(hf: Mapping[str, Any], path: str, head: Head, dtype: str) -> T5Config:
         num_decoder_layers=hf.get("num_decoder_layers") or hf["num_layers"],
         head_dim=hf["d_kv"],
         mlp_dim=hf["d_ff"],
-        mlp_activations=_mlp_activations(hf.get("feed_forward_proj", default_mlp), path),
+        mlp_activations=_mlp_activations(str(hf.get("feed_forward_proj", default_mlp)), path),
         dropout_rate=hf.get("dropout_rate", 0.1),
         dtype=dtype,
         logits_via_embedding=head.tied,

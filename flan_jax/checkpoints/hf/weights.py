@@ -122,7 +122,10 @@ def _open_shards(folder: Folder, index: str, kind: type) -> HfReader:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{where} has no weight_map: it is no index of shards.")
-    files = sorted(set(weight_map.values()))
+    files = set(weight_map.values())
+    if not all(isinstance(file, str) for file in files):
+        raise CheckpointError(f"{where} has no weight_map of file names: it is no index of shards.")
+    files = sorted(files)
     missing = [file for file in files if not folder.has(file)]
     if missing:
         raise CheckpointError(

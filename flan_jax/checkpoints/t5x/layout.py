@@ -236,20 +236,21 @@ def _check_writable(config: T5Config, form: _Form, tile_bias: bool, optimizer: b
     if config.relative_attention_per_layer and not form.scanned:
         raise CheckpointError(
             "T5X's unscanned T5 shares one relative position bias among the layers of a stack, this"
-            " model has one a layer: write the scanned layout (T5X's examples/scalable_t5)"
+            " model has one a layer: write the scanned layout (T5X's examples/scalable_t5; --layout"
+            " scanned)"
         )
     if config.relative_attention_per_layer or not form.scanned:
         return
     if not tile_bias:
         raise CheckpointError(
             "T5X's scanned T5 has a relative position bias of each layer's own, the layers of this"
-            " model share one: write the unscanned layout, or ask for the bias to be copied to each"
-            " layer (the outputs stay, but training in T5X unties the copies)"
+            " model share one: write the unscanned layout (--layout unscanned), or copy the bias to"
+            " each layer (--tile_bias; the outputs stay, but training in T5X unties the copies)"
         )
     if optimizer:
         raise CheckpointError(
             "the optimizer's state of a shared relative position bias is not that of its copies:"
-            " leave the optimizer's state out"
+            " leave the optimizer's state out (--no_optimizer)"
         )
 
 

@@ -204,7 +204,7 @@ class LegacyWriter:
         try:
             self._folder.mkdir(parents=True)
         except OSError as error:
-            raise CheckpointError(_unwritable(self._folder, error)) from error
+            raise CheckpointError(remote.unwritable(self._folder, error)) from error
 
     def write(self, name: str, value: np.ndarray, index: int | None = None, axis: int = 0) -> None:
         """See `TensorWriter`."""
@@ -247,7 +247,7 @@ class LegacyWriter:
             text = serialization.msgpack_serialize(document, in_place=True)
             (self._folder / INDEX).write_bytes(text)
         except (ValueError, OSError) as error:
-            raise CheckpointError(_unwritable(self._folder, error)) from error
+            raise CheckpointError(remote.unwritable(self._folder, error)) from error
 
     def _write_chunks(self, name: str, value: np.ndarray, index: int | None, axis: int) -> None:
         """Writes a tensor or its slice, some chunks at a time."""
@@ -264,7 +264,7 @@ class LegacyWriter:
                 self._in_flight[-1].copy.result()  # the value may change from here on
                 self._wait(_MAX_IN_FLIGHT)
         except (ValueError, OSError) as error:
-            raise CheckpointError(_unwritable(self._folder, error)) from error
+            raise CheckpointError(remote.unwritable(self._folder, error)) from error
 
     def _wait(self, left: int) -> None:
         """Until at most `left` writes are still being compressed and stored."""
@@ -293,11 +293,4 @@ class LegacyWriter:
         try:
             return future.result()
         except (ValueError, OSError) as error:
-            raise CheckpointError(_unwritable(self._folder, error)) from error
-
-
-def _unwritable(folder: Path, error: BaseException) -> str:
-    reason = " ".join(
-        str(error).split("[tensorstore_spec")[0].split("[source locations")[0].split()
-    )
-    return f"{folder} cannot be written: {reason[:500]}"
+            raise CheckpointError(remote.unwritable(self._folder, error)) from error
