@@ -52,7 +52,7 @@ def resolve(path: str | Path) -> str:
 
 def _download(text: str, name: str, revision: str | None) -> str:
     try:
-        import huggingface_hub
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise CheckpointError(
             f"{text} names a repository of the Hugging Face hub (no such folder is here), and"
@@ -72,7 +72,7 @@ def _download(text: str, name: str, revision: str | None) -> str:
 
 
 def _explain(text: str, name: str, revision: str | None, error: Any) -> CheckpointError:
-    import huggingface_hub.errors as errors
+    import huggingface_hub.errors as errors  # pyright: ignore[reportMissingImports]
 
     cached = isinstance(error, errors.LocalEntryNotFoundError)
     if isinstance(error, errors.GatedRepoError):
@@ -95,6 +95,6 @@ def _explain(text: str, name: str, revision: str | None, error: Any) -> Checkpoi
 
 
 def _offline() -> bool:
-    import huggingface_hub.constants as constants
+    import huggingface_hub.constants as constants  # pyright: ignore[reportMissingImports]
 
     return bool(constants.HF_HUB_OFFLINE)

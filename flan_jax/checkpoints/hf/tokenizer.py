@@ -109,7 +109,7 @@ def build_fast(vocabulary: SentencePieceVocabulary, *, decoder_only: bool) -> tu
     one before the text; then the unigram model on words.
     """
     try:
-        import tokenizers as lib
+        import tokenizers as lib  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None, "the package tokenizers is not installed (pip install 'flan_jax[hf]')"
     proto = ModelProto()

@@ -16,7 +16,7 @@ from flan_jax.checkpoints.tensors import CheckpointError, TensorInfo
 
 def _import_torch(path: str) -> Any:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise CheckpointError(
             f"{path} is a PyTorch checkpoint, and torch is not installed: pip install"
