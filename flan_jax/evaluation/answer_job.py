@@ -42,7 +42,7 @@ def answer_into(
 
     Returns:
       The rows that `work` gave, by rising number; only those answered now, except on the first
-      process. None if the file was complete.
+      process; no rows if the file was complete.
 
     Raises:
       PromptFileError: what is there was made with other settings, or is damaged.
