@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 from flan_jax.decoding.config import DecodeConfig
 from flan_jax.decoding.prefilled import Caches, Prefilled, take_decodes
 from flan_jax.decoding.sample import Decoded
-from flan_jax.sharding import constrain
+from flan_jax.layout import constrain
 
 # Score of a place that no continuation has taken; T5X's number.
 NO_SCORE = -1e7

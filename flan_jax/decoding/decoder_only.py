@@ -26,10 +26,10 @@ from flan_jax.decoding.prefilled import (
     split,
     write,
 )
+from flan_jax.layout import constrain, einsum, out_sharding
 from flan_jax.models.attention import attention_probs, causal_mask
 from flan_jax.models.layers import Embed
 from flan_jax.models.palm import MultiQueryAttention, Palm, PalmLayer, prefix_mask
-from flan_jax.sharding import constrain, einsum, out_sharding
 
 _CACHE = ("length", "kv")
 _LOGITS = ("batch", "heads", None, None)

@@ -18,6 +18,7 @@ from flan_jax.decoding.prefilled import (
     split,
     write,
 )
+from flan_jax.layout import constrain, einsum, out_sharding
 from flan_jax.models.attention import (
     MultiHeadAttention,
     attention_mask,
@@ -26,7 +27,6 @@ from flan_jax.models.attention import (
 )
 from flan_jax.models.layers import Embed
 from flan_jax.models.t5 import T5, DecoderLayer
-from flan_jax.sharding import constrain, einsum, out_sharding
 
 _CACHE = ("heads", "length", "kv")
 _LOGITS = ("batch", "heads", None, None)

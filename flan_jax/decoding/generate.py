@@ -13,9 +13,9 @@ from flan_jax.decoding.decoder_only import read_prompts
 from flan_jax.decoding.encoder_decoder import encode_inputs
 from flan_jax.decoding.prefilled import Prefilled
 from flan_jax.decoding.sample import Decoded, sample
+from flan_jax.layout import constrain
 from flan_jax.models.palm import Palm
 from flan_jax.models.t5 import T5
-from flan_jax.sharding import constrain
 
 
 def prefill(

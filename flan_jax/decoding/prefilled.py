@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32, PyTree
 
+from flan_jax.layout import constrain, out_sharding
 from flan_jax.models.layers import Embed
-from flan_jax.sharding import constrain, out_sharding
 
 # Keys and values of what each continuation has generated: [batch * decodes, ..., length, kv]. (With
 # dimensions of size 1 in between XLA would copy the cache in each step.)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Key
 from flan_jax.decoding.config import DecodeConfig
 from flan_jax.decoding.prefilled import Caches, Prefilled
 from flan_jax.decoding.sampling import next_token, sample_keys, token_logprobs
-from flan_jax.sharding import constrain
+from flan_jax.layout import constrain
 
 
 class Decoded(NamedTuple):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, Key
 
-from flan_jax.sharding import constrain, out_sharding
+from flan_jax.layout import constrain, out_sharding
 
 _BITS_OF_ONE = int(np.float32(1.0).view(np.int32))
 _BLOCK = 128

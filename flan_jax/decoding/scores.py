@@ -11,9 +11,9 @@ from jaxtyping import Array, Float32, Int
 
 from flan_jax.decoding.generate import prefill
 from flan_jax.decoding.sampling import token_logprobs
+from flan_jax.layout import out_sharding
 from flan_jax.models.palm import Palm
 from flan_jax.models.t5 import T5
-from flan_jax.sharding import out_sharding
 
 
 class Scored(NamedTuple):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from flan_jax.layout import constrain, einsum, gather_fsdp, out_sharding
 from flan_jax.models.layer_stack import fold
 from flan_jax.models.layers import ATTENTION_INIT, RELATIVE_BIAS_INIT, Dense, dropout, param
-from flan_jax.sharding import constrain, einsum, gather_fsdp, out_sharding
 
 # Added to (here: put in place of) masked logits, as in T5X; finite, so that the softmax of a fully
 # masked row (a padding query) is uniform and not NaN.

@@ -17,8 +17,8 @@ from jax.ad_checkpoint import checkpoint_name, checkpoint_policies
 from jax.nn.initializers import normal, variance_scaling
 from jaxtyping import Array, Float, Int, Key
 
+from flan_jax.layout import GATHERED, constrain, einsum, gather_fsdp, out_sharding, take_rows
 from flan_jax.models.layer_stack import fold
-from flan_jax.sharding import GATHERED, constrain, einsum, gather_fsdp, out_sharding, take_rows
 from flan_jax.suggestions import did_you_mean
 
 # Distributions of T5X's examples/t5/layers.py: truncated normal over fan-in for dense kernels,

@@ -24,8 +24,9 @@ from jax.nn.initializers import variance_scaling
 from jaxtyping import Array, Float, Key
 
 from flan_jax.errors import UserError
+from flan_jax.layout import einsum
 from flan_jax.models.layers import Dense, param
-from flan_jax.sharding import einsum, named_leaves
+from flan_jax.sharding import named_leaves
 from flan_jax.suggestions import did_you_mean
 
 ADAPTER_PARAMETERS = ("lora_a", "lora_b")

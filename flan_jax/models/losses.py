@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from flan_jax.sharding import out_sharding
+from flan_jax.layout import out_sharding
 from flan_jax.suggestions import did_you_mean
 
 Batch = Mapping[str, Array]

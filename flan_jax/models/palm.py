@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from flan_jax.layout import einsum, out_sharding
 from flan_jax.models.attention import attention_mask, attention_probs, causal_mask
 from flan_jax.models.config_checks import settle
 from flan_jax.models.layer_stack import fold, scan_layers
@@ -31,7 +32,6 @@ from flan_jax.models.layers import (
     stack_layers,
 )
 from flan_jax.models.lora import LoraConfig, add_adapters
-from flan_jax.sharding import einsum, out_sharding
 
 NORMS = ("layer", "rms")
 _RESIDUAL = ("batch", "length", "embed")
