@@ -22,6 +22,7 @@ PYTAG = $(shell if [ -x $(BIN)/python ]; then p=$(BIN)/python; else p="$(PYTHON)
 CONSTRAINTS := $(wildcard requirements/constraints-$(PYTAG).txt)
 # Errors only, as indexes can be chatty; `make PIP_FLAGS= …` shows everything.
 PIP_FLAGS ?= -qq
+comma := ,
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) \
 	$(addprefix -c ,$(CONSTRAINTS))
 
@@ -36,7 +37,7 @@ TEST_ARGS ?=
 # A test process a core, four at most (each takes up to 2 GB); `make PARALLEL= test` for one.
 PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help venv install quickstart test test-fast transformers lint format check wheel lock \
+.PHONY: help venv install quickstart test test-fast transformers plan-extra lint format check wheel lock \
 	pre-commit clean
 
 help: ## Lists the targets
@@ -52,6 +53,8 @@ test-fast: $(STAMPS)/test ## Runs the tests that take less than 5 s each
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(TEST_ARGS)
 
 transformers: $(STAMPS)/transformers ## Installs what tests compare exported models with (torch)
+
+plan-extra: $(STAMPS)/plan-extra ## Installs the TPU compiler, for flan-jax plan (0.7 GB)
 
 lint: $(STAMPS)/dev ## Checks style, formatting, types and spelling
 	$(BIN)/ruff check .
@@ -107,6 +110,10 @@ $(STAMPS)/transformers: $(STAMPS)/venv $(SOURCES) requirements/transformers-4.tx
 	@rm -rf $(VENV)/transformers-4
 	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) --no-deps \
 		--target $(VENV)/transformers-4 -r requirements/transformers-4.txt
+	@touch $(STAMPS)/run $(STAMPS)/test $@
+
+$(STAMPS)/plan-extra: $(STAMPS)/venv $(SOURCES)
+	@$(call install,.[test$(comma)plan])
 	@touch $(STAMPS)/run $(STAMPS)/test $@
 
 # $(1): what to install. The first time takes some minutes: JAX and TensorFlow are large.

@@ -71,6 +71,10 @@ HF = ["huggingface_hub>=0.34", "tokenizers>=0.21"]
 # Checkpoints that PyTorch wrote (pytorch_model.bin). `mmap` and `weights_only` need 2.6 together.
 TORCH = ["torch>=2.6"]
 
+# The TPU compiler, for `flan-jax plan` on machines without TPUs: the one that jax[tpu] of the JAX
+# that is tested (0.10.2) asks for.
+PLAN = ["libtpu==0.0.42.*"]
+
 DEV = [
     *TEST,
     "ruff>=0.14",
@@ -150,6 +154,7 @@ setup(
         # What exported models are compared with; version 4 comes beside it (make transformers).
         "test-hf": [*TEST, *HF, *TORCH, "transformers>=5.0", "safetensors>=0.5"],
         "tpu": ["jax[tpu]"],
+        "plan": PLAN,
         "cuda": ["jax[cuda12]"],
         # Building stores on Beam's runners, and reading them from HTTP or buckets.
         "beam": ["apache-beam>=2.77"],

@@ -1,11 +1,13 @@
-"""Two implementations of one T5 against each other: what both are given, and how they are asked.
+"""Implementations of one T5 against each other: what all are given, and how they are asked.
 
-A contender is a process of its own that loads the model from a folder in Hugging Face's format:
+A contender is a command, to which a folder with the model in Hugging Face's format is added, and
+what it will be asked for:
 
     python benchmarks/contender_ours.py FOLDER --threads 1 --for decode train
 
-It prints `READY` on a line of its own when it has loaded, compiled and done everything once. Then
-it reads commands from standard input, one a line, and answers each by one line of JSON:
+Any command that speaks what follows can join by `--contender NAME="COMMAND"`, from an environment
+of its own. It prints `READY` on a line of its own when it has loaded, compiled and done everything
+once. Then it reads commands from standard input, one a line, and answers each by one line of JSON:
 
     decode     greedy decoding of `Problem.inputs`, `Problem.targets_length` tokens, no EOS:
                {"wall_s": 1.02, "cpu_s": 1.01, "tokens": 1024, "ids": [[...], ...]}
@@ -21,8 +23,11 @@ at a time.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -34,7 +39,12 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTENDERS = {"ours": "contender_ours.py", "hf": "contender_hf.py"}
+# The file of each in this folder, and the package without which it stays away.
+CONTENDERS = {
+    "ours": ("contender_ours.py", "flan_jax"),
+    "hf": ("contender_hf.py", "transformers"),
+    "t5x": ("contender_t5x.py", "t5x"),
+}
 LEARNING_RATE = 1e-3
 Answer = dict[str, Any]
 
@@ -184,20 +194,19 @@ def serve(commands: Mapping[str, Callable[[int], Answer]]) -> None:
 
 
 class Contender:
-    """A contender's process.
+    """A contender's process, which is ready when this is made.
 
     Attributes:
-      name: one of `CONTENDERS`.
+      name: what it is called in the figures.
+      start_wall_s, start_cpu_s: from the start of the process to READY; CPU time of all threads.
     """
 
-    def __init__(self, name: str, folder: Path, threads: int, commands: list[str]):
+    def __init__(self, name: str, command: list[str], folder: Path, threads: int, kinds: list[str]):
         self.name = name
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        begun = time.perf_counter()
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, str(ROOT / "benchmarks" / CONTENDERS[name]), str(folder)),
-                *("--threads", str(threads), "--for", *commands),
-            ],
+            [*command, str(folder), "--threads", str(threads), "--for", *kinds],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -205,6 +214,8 @@ class Contender:
         )
         while (line := self._line()) != "READY":
             print(f"{name}: {line}", file=sys.stderr)
+        self.start_wall_s = time.perf_counter() - begun
+        self.start_cpu_s = _cpu_seconds(self._process.pid)
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -227,20 +238,71 @@ class Contender:
         self._process.wait()
 
 
+def _cpu_seconds(pid: int) -> float:
+    """CPU seconds that a process has used so far, in user and in kernel mode; NaN off Linux."""
+    try:
+        # After the name, which is in brackets and may hold spaces: proc(5), fields 14 and 15.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def installed_contenders() -> dict[str, list[str]]:
+    """Commands of the contenders of this folder whose package is installed here."""
+    return {
+        name: [sys.executable, str(ROOT / "benchmarks" / file)]
+        for name, (file, package) in CONTENDERS.items()
+        if importlib.util.find_spec(package) is not None
+    }
+
+
+def named_contender(text: str) -> tuple[str, list[str]]:
+    """The name and the command of `NAME=COMMAND`; for argparse."""
+    name, found, command = text.partition("=")
+    if not found or not name or not shlex.split(command):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=COMMAND, as in t5x='/path/to/python benchmarks/contender_t5x.py'"
+        )
+    return name, shlex.split(command)
+
+
 def compare(
-    problem: Problem, folder: Path, threads: int, command: str, repeats: int
+    problem: Problem,
+    folder: Path,
+    threads: int,
+    command: str,
+    repeats: int,
+    contenders: Mapping[str, list[str]],
 ) -> dict[str, list[Answer]]:
-    """The answers of both contenders, who take turns, `repeats` times each; keyed by name."""
+    """The answers of all contenders, who take turns, `repeats` times each; keyed by name."""
     problem.write(folder)
-    contenders: list[Contender] = []
+    running: list[Contender] = []
     try:
         kind = command.split()[0]
-        contenders.extend(Contender(name, folder, threads, [kind]) for name in CONTENDERS)
-        answers: dict[str, list[Answer]] = {contender.name: [] for contender in contenders}
+        for name, argv in contenders.items():
+            running.append(Contender(name, argv, folder, threads, [kind]))
+        answers: dict[str, list[Answer]] = {contender.name: [] for contender in running}
         for _ in range(repeats):
-            for contender in contenders:
+            for contender in running:
                 answers[contender.name].append(contender.ask(command))
         return answers
     finally:
-        for contender in contenders:
+        for contender in running:
             contender.close()
+
+
+def ratios(better: Mapping[str, list[float]], kind: str) -> dict[str, Any]:
+    """How many times as good ours is as each other: the median of the turns, and their range.
+
+    Args:
+      better: of each contender a number for each turn; more is better.
+      kind: of what clock; ends the names of the figures.
+    """
+    found: dict[str, Any] = {}
+    for name in better:
+        if name != "ours":
+            pairs = [ours / other for ours, other in zip(better["ours"], better[name], strict=True)]
+            found[f"ours_over_{name}_{kind}"] = statistics.median(pairs)
+            found[f"ours_over_{name}_{kind}_range"] = [min(pairs), max(pairs)]
+    return found

@@ -1,10 +1,12 @@
-"""Greedy decoding of a small T5, ours against transformers with PyTorch, on the same weights.
+"""Greedy decoding of a small T5: ours, transformers with PyTorch, T5X; on the same weights.
 
 Run: python benchmarks/decode.py [--threads 1] [--repeats 7] [--json FILE] [--quick]
+     [--contender NAME="COMMAND" ...]
 
-Both decode 16 prompts of 256 tokens, 64 tokens each (contender.py has the dimensions and how they
-are asked), in turns; medians are printed, and the ratio of each turn's pair, whose median is the
-figure: on a shared machine only ratios mean something. `agree` is the share of equal tokens.
+Those whose packages are installed, and those named, decode 16 prompts of 256 tokens, 64 tokens
+each (contender.py has the dimensions and how they are asked), in turns; medians are printed, and
+the ratio of each turn's pair, whose median is the figure: on a shared machine only ratios mean
+something. `agree` is the share of tokens that are ours.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.contender import Answer, Problem, compare  # noqa: E402
+from benchmarks.contender import (  # noqa: E402
+    Answer,
+    Problem,
+    compare,
+    installed_contenders,
+    named_contender,
+    ratios,
+)
 
 QUICK = Problem(
     d_model=32, d_ff=64, num_heads=2, d_kv=16, num_layers=1, vocab_size=256,
@@ -39,24 +48,37 @@ def figures(answers: dict[str, list[Answer]]) -> dict[str, Any]:
             name: [answer["tokens"] / answer[clock] for answer in each]
             for name, each in answers.items()
         }
-        pairs = [ours / hf for ours, hf in zip(rates["ours"], rates["hf"], strict=True)]
         kind = clock.removesuffix("_s")
         found |= {f"{name}_tokens_per_{kind}_s": statistics.median(rates[name]) for name in rates}
-        found[f"ours_over_hf_{kind}"] = statistics.median(pairs)
-        found[f"ours_over_hf_{kind}_range"] = [min(pairs), max(pairs)]
-    ids = [np.array(answers[name][0]["ids"]) for name in ("ours", "hf")]
-    found["agree"] = float((ids[0] == ids[1]).mean())
+        found |= ratios(rates, kind)
+    ids = {name: np.array(each[0]["ids"]) for name, each in answers.items()}
+    found["agree"] = {
+        name: float((ids["ours"] == theirs).mean())
+        for name, theirs in ids.items()
+        if name != "ours"
+    }
     return found
 
 
 def arguments(description: str | None, repeats: int) -> argparse.Namespace:
-    """The flags of both benchmarks of the model."""
+    """The flags of the benchmarks of the model; `contenders` are commands by name."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="CPUs that each may use")
     parser.add_argument("--repeats", type=int, default=repeats, help="turns of each")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="a tiny model: does it run at all?")
-    return parser.parse_args()
+    parser.add_argument(
+        "--contender",
+        dest="others",
+        type=named_contender,
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="a further contender, or another command for one of these; may be given several times",
+    )
+    args = parser.parse_args()
+    args.contenders = installed_contenders() | dict(args.others)
+    return args
 
 
 def report(found: dict[str, Any], args: argparse.Namespace, problem: Problem) -> None:
@@ -73,7 +95,9 @@ def main() -> None:
     args = arguments(__doc__, repeats=7)
     problem = QUICK if args.quick else Problem()
     with tempfile.TemporaryDirectory() as folder:
-        answers = compare(problem, Path(folder), args.threads, "decode", args.repeats)
+        answers = compare(
+            problem, Path(folder), args.threads, "decode", args.repeats, args.contenders
+        )
     report(figures(answers), args, problem)
 
 

@@ -3,7 +3,8 @@
 Every parameter names its dimensions (`embed`, `mlp`, `vocab`, ...), every activation does so where
 it is produced, and one table of rules says which mesh axes a name is split over:
 
-    data     copies of the model, each with its share of the batch
+    replica  slices of TPUs, each with a copy of the model and its share of the batch
+    data     copies of the model within a slice
     fsdp     the batch is split here too, and so are parameters and optimizer state; a parameter is
              gathered just before use (`gather_fsdp`) and its gradient scattered back
     tensor   heads, MLP width and vocabulary are split, Megatron style
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,51 +33,72 @@ from typing import Any
 import gin
 import jax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from flan_jax.errors import UserError
+from flan_jax.device_mesh import PartitioningError, Submesh, arrange, slices
 from flan_jax.suggestions import did_you_mean
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("replica", "data", "fsdp", "tensor")
 
 # A logical name maps to a mesh axis, to several (split over their product), or to None.
 MeshAxes = str | tuple[str, ...] | None
 LogicalAxisRules = tuple[tuple[str, MeshAxes], ...]
 
-# Names are those of T5X's `standard_logical_axis_rules`.
-_STANDARD_RULES: LogicalAxisRules = (
-    ("batch", ("data", "fsdp")),
-    ("vocab", "tensor"),
-    ("embed", "fsdp"),
-    ("mlp", "tensor"),
-    ("heads", "tensor"),
-    ("joined_kv", "tensor"),
-    ("kv", None),
-    ("relpos_buckets", None),
-    ("lora_rank", None),
-    ("length", None),
-    ("layers", None),
-)
+
+def _standard_rules(activation_dims: int, parameter_dims: int) -> LogicalAxisRules:
+    rules: list[tuple[str, MeshAxes]] = [
+        ("batch", ("replica", "data", "fsdp")),
+        ("vocab", "tensor"),
+        ("mlp", "tensor"),
+        ("heads", "tensor"),
+        ("joined_kv", "tensor"),
+    ]
+    if activation_dims == 2:
+        rules.append(("length", "tensor"))
+    if parameter_dims == 2:
+        rules.append(("embed", "fsdp"))
+    whole = ("embed", "length", "kv", "relpos_buckets", "lora_rank", "layers")
+    return (*rules, *((name, None) for name in whole))
+
+
+_DEFAULT_RULES = _standard_rules(activation_dims=1, parameter_dims=2)
 _rules: contextvars.ContextVar[LogicalAxisRules] = contextvars.ContextVar(
-    "logical_axis_rules", default=_STANDARD_RULES
+    "logical_axis_rules", default=_DEFAULT_RULES
 )
-
-
-class PartitioningError(UserError, ValueError):
-    """The mesh does not fit the devices, the model or the batch, or a rule is missing."""
 
 
 @gin.configurable(module="partitioning")
 def standard_logical_axis_rules(
-    additional_rules: Sequence[tuple[str, MeshAxes]] = (),
+    activation_partitioning_dims: int = 1,
+    parameter_partitioning_dims: int = 2,
+    additional_rules: Sequence[tuple[str, MeshAxes]] | None = None,
 ) -> LogicalAxisRules:
-    """The default rules, after `additional_rules`, which therefore win.
+    """The rules, in order of priority; name, arguments and logical axes are T5X's.
 
-    For example `additional_rules=(("vocab", None),)` keeps the embedding table and the logits
-    whole along the vocabulary. T5X's two-dimensional activation partitioning (activations split
-    along `embed` too) is not supported: `fsdp` takes its place.
+    Args:
+      activation_partitioning_dims: 1: activations are split along the batch and, inside a layer,
+        along heads, MLP width or vocabulary. 2: between layers, where no such dimension is left,
+        the residual stream [batch, length, embed] is split over `tensor` along `length` too
+        (sequence parallelism: Korthikanti et al. 2022, arXiv:2205.05198). T5X splits `embed`
+        there; along `length` the same bytes move, and norms need no collective.
+      parameter_partitioning_dims: 2: parameters and optimizer state are split along `embed` over
+        `fsdp`, besides `tensor` (ZeRO-3: Rajbhandari et al. 2020, arXiv:1910.02054). 1: they are
+        whole along `embed`, and `fsdp` splits only the batch. T5X's default is 1, ours 2.
+      additional_rules: put first, and therefore win: `(("vocab", None),)` keeps the embedding
+        table and the logits whole along the vocabulary.
+
+    Raises:
+      ValueError: if a number of dimensions is neither 1 nor 2.
     """
-    return (*((name, axes) for name, axes in additional_rules), *_STANDARD_RULES)
+    dims = {
+        "activation_partitioning_dims": activation_partitioning_dims,
+        "parameter_partitioning_dims": parameter_partitioning_dims,
+    }
+    for name, value in dims.items():
+        if value not in (1, 2):
+            raise ValueError(f"{name} must be 1 or 2, found {value!r}.")
+    standard = _standard_rules(activation_partitioning_dims, parameter_partitioning_dims)
+    return (*((name, axes) for name, axes in additional_rules or ()), *standard)
 
 
 def partition_spec(
@@ -83,30 +106,33 @@ def partition_spec(
 ) -> PartitionSpec:
     """Mesh axes of an array with these logical axes.
 
-    Dimensions are served from left to right; each takes the first rule for its name whose mesh
-    axes this array does not use yet (one array cannot use a mesh axis twice), else it stays whole.
+    Rules are served in order of priority, as in T5X, whatever the order of the dimensions. Each
+    gives its mesh axes to the first dimension of its name that has none yet, unless this array
+    uses one of them already (no array can use a mesh axis twice). A rule to None settles all
+    dimensions of its name: what they have not got by then, they do not get.
 
     Raises:
       PartitioningError: for a name that no rule mentions.
     """
     rules = _rules.get() if rules is None else rules
-    used: set[str] = set()
-    spec: list[MeshAxes] = []
+    known = {name for name, _ in rules}
     for name in axes:
-        candidates = [mesh_axes for rule, mesh_axes in rules if rule == name]
-        if name is not None and not candidates:
+        if name is not None and name not in known:
             raise PartitioningError(
                 f"no partitioning rule for the logical axis {name!r} of {tuple(axes)} (add one to"
-                " partitioning.PjitPartitioner.logical_axis_rules)"
-                + did_you_mean(name, [rule for rule, _ in rules])
+                " partitioning.PjitPartitioner.logical_axis_rules)" + did_you_mean(name, known)
             )
-        chosen: MeshAxes = None
-        for mesh_axes in candidates:
-            if mesh_axes is None or not used.intersection(as_tuple(mesh_axes)):
-                chosen = mesh_axes
-                break
-        used.update(as_tuple(chosen))
-        spec.append(chosen)
+    spec: list[MeshAxes] = [None] * len(axes)
+    open_dims = {dim for dim, name in enumerate(axes) if name is not None}
+    used: set[str] = set()
+    for rule, mesh_axes in rules:
+        dims = [dim for dim in sorted(open_dims) if axes[dim] == rule]
+        if mesh_axes is None:
+            open_dims.difference_update(dims)
+        elif dims and used.isdisjoint(as_tuple(mesh_axes)):
+            spec[dims[0]] = mesh_axes
+            used.update(as_tuple(mesh_axes))
+            open_dims.remove(dims[0])
     return PartitionSpec(*spec)
 
 
@@ -168,66 +194,181 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
 @gin.configurable(module="partitioning")
 @dataclass(frozen=True)
 class PjitPartitioner:
-    """Sizes of the mesh and the rules; the name and the gin module are T5X's.
+    """Sizes of the mesh and the rules; the name, the gin module and the arguments are T5X's.
 
     Attributes:
-      data, fsdp, tensor: sizes of the mesh axes; one of them may be -1: whatever is left.
+      data, fsdp, tensor: sizes of the mesh axes; one may be -1: whatever is left.
+      replica: copies of the model, one or more a slice where there are several slices (TPU slices
+        joined by the data-centre network); -1: one a slice. On CPUs a process plays a slice.
       num_partitions: T5X's name for `tensor`.
+      model_parallel_submesh: (x, y, z, cores), the block of the TPU torus that `tensor`, their
+        product, takes; not together with `num_partitions`. Other devices only see the product.
+      ici_mesh_shape, dcn_mesh_shape: sizes of (replica, data, fsdp, tensor) within a slice and
+        across slices, in place of all sizes above. Three numbers are T5X's (replica, data, model):
+        its `data`, along which parameters may be split, is `fsdp` here.
+      params_on_devices: must be True: parameters are never kept by the host.
+      backend: platform whose devices are used; None for JAX's default.
       logical_axis_rules: see `standard_logical_axis_rules`, which is the default.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    replica: int = 1
     num_partitions: int | None = None
+    model_parallel_submesh: Submesh | None = None
+    ici_mesh_shape: tuple[int, ...] | None = None
+    dcn_mesh_shape: tuple[int, ...] | None = None
+    params_on_devices: bool = True
+    backend: str | None = None
     logical_axis_rules: LogicalAxisRules | None = None
 
     def __post_init__(self) -> None:
-        if self.num_partitions is not None:
-            if self.tensor not in (1, self.num_partitions):
-                raise ValueError(
-                    f"num_partitions={self.num_partitions} is another name for tensor, which is"
-                    f" {self.tensor}: set only one of them."
-                )
-            object.__setattr__(self, "tensor", self.num_partitions)
-        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
-        if any(size == 0 or size < -1 for size in sizes.values()):
-            raise ValueError(f"mesh sizes must be positive or -1 (what is left), found {sizes}.")
-        if list(sizes.values()).count(-1) > 1:
-            raise ValueError(f"only one mesh size may be -1, found {sizes}.")
+        if not self.params_on_devices:
+            raise ValueError("params_on_devices=False is not supported: set it to True.")
+        self._take_t5x_names()
+        self._check_sizes()
         for name, mesh_axes in self.rules:
             for axis in as_tuple(mesh_axes):
                 if axis not in MESH_AXES:
+                    hint = did_you_mean(axis, MESH_AXES)
+                    if axis == "model":
+                        hint = "; T5X's 'model' is 'tensor' here"
                     raise ValueError(
                         f"the rule for {name!r} names the mesh axis {axis!r}, which is not one of"
-                        f" {MESH_AXES}{did_you_mean(axis, MESH_AXES)}"
+                        f" {MESH_AXES}{hint}"
                     )
+
+    def _take_t5x_names(self) -> None:
+        """Sets `tensor` by its other names, and the mesh shapes to four numbers."""
+        tensor = self.num_partitions
+        if self.model_parallel_submesh is not None:
+            submesh = tuple(self.model_parallel_submesh)
+            if len(submesh) != 4 or any(length < 1 for length in submesh):
+                raise ValueError(
+                    "model_parallel_submesh must be four positive numbers (x, y, z, cores), found"
+                    f" {submesh}."
+                )
+            if tensor not in (None, math.prod(submesh)):
+                raise ValueError(
+                    f"num_partitions={tensor} and model_parallel_submesh={submesh}, of"
+                    f" {math.prod(submesh)} devices, are two sizes of one axis: set only one."
+                )
+            tensor = math.prod(submesh)
+            object.__setattr__(self, "model_parallel_submesh", submesh)
+        if tensor is not None:
+            if self.tensor not in (1, tensor):
+                raise ValueError(
+                    f"num_partitions={tensor} is another name for tensor, which is"
+                    f" {self.tensor}: set only one of them."
+                )
+            object.__setattr__(self, "tensor", tensor)
+        for name in ("ici_mesh_shape", "dcn_mesh_shape"):
+            shape = getattr(self, name)
+            if shape is not None:
+                if len(shape) not in (3, 4) or any(size < 1 for size in shape):
+                    raise ValueError(
+                        f"{name} must be the positive sizes of {MESH_AXES}, or T5X's three of"
+                        f" (replica, data, model), found {tuple(shape)}."
+                    )
+                replica, *rest = shape
+                object.__setattr__(self, name, (replica, *(1,) * (3 - len(rest)), *rest))
+
+    def _check_sizes(self) -> None:
+        sizes = {axis: getattr(self, axis) for axis in MESH_AXES}
+        if any(size == 0 or size < -1 for size in sizes.values()):
+            raise ValueError(f"mesh sizes must be positive or -1 (what is left), found {sizes}.")
+        if [self.data, self.fsdp, self.tensor].count(-1) > 1:
+            raise ValueError(f"only one mesh size may be -1, found {sizes}.")
+        if self.ici_mesh_shape is None:
+            if self.dcn_mesh_shape is not None:
+                raise ValueError("dcn_mesh_shape needs ici_mesh_shape, the sizes within a slice.")
+        elif (self.data, self.fsdp, self.replica) != (-1, 1, 1) or self.tensor not in (
+            1,
+            self.ici_mesh_shape[-1],
+        ):
+            raise ValueError(
+                f"ici_mesh_shape={self.ici_mesh_shape} says all sizes: leave the others at their"
+                f" defaults, found {sizes}."
+            )
 
     @property
     def rules(self) -> LogicalAxisRules:
         if self.logical_axis_rules is None:
-            return _STANDARD_RULES
+            return standard_logical_axis_rules()
         return tuple((name, axes) for name, axes in self.logical_axis_rules)
+
+    def for_decoding(self) -> PjitPartitioner:
+        """The same without splitting `length`: decoding goes token by token, rows of length 1."""
+        return dataclasses.replace(self, logical_axis_rules=(("length", None), *self.rules))
+
+    def mesh_shape(self, num_devices: int, num_slices: int = 1) -> dict[str, int]:
+        """Sizes of the mesh axes over so many devices, in so many slices of one size.
+
+        Raises:
+          PartitioningError: if the sizes do not multiply to the number of devices.
+        """
+        within, across = self._shapes(num_devices, num_slices)
+        return {a: w * c for a, w, c in zip(MESH_AXES, within, across, strict=True)}
+
+    def _shapes(self, num_devices: int, num_slices: int) -> tuple[list[int], list[int]]:
+        """Sizes of the mesh axes within a slice and across slices."""
+        if self.ici_mesh_shape is not None:
+            within, across = list(self.ici_mesh_shape), list(self.dcn_mesh_shape or (1,) * 4)
+            sizes = {"ici_mesh_shape": tuple(within), "dcn_mesh_shape": tuple(across)}
+        else:
+            sizes = {axis: getattr(self, axis) for axis in MESH_AXES}
+            replica = num_slices if self.replica == -1 else self.replica
+            if replica % num_slices:
+                raise PartitioningError(
+                    f"the devices are in {num_slices} slices, joined by the data-centre network:"
+                    f" replica={replica} must be a multiple of that. Set REPLICA={num_slices}, or"
+                    " take gin/mesh/multislice.gin."
+                )
+            within = [replica // num_slices, self.data, self.fsdp, self.tensor]
+            across = [num_slices, 1, 1, 1]
+            fixed = num_slices * math.prod(size for size in within if size != -1)
+            within = [num_devices // fixed if size == -1 else size for size in within]
+        if math.prod(within) * math.prod(across) != num_devices:
+            raise PartitioningError(
+                "a mesh of "
+                + ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+                + f" does not fit {num_devices} devices: the sizes must multiply to that, and one"
+                " may be -1."
+            )
+        return within, across
+
+    def abstract_mesh(self, num_devices: int, num_slices: int = 1) -> AbstractMesh:
+        """The mesh without its devices: enough for shardings and bytes per device.
+
+        Raises:
+          PartitioningError: if the sizes do not multiply to the number of devices.
+        """
+        shape = self.mesh_shape(num_devices, num_slices)
+        return AbstractMesh(
+            tuple(shape.values()), tuple(shape), axis_types=(AxisType.Explicit,) * len(shape)
+        )
 
     def make_mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
         """A mesh over all devices (of all processes), or over those given.
 
         Raises:
-          PartitioningError: if the sizes do not multiply to the number of devices.
+          PartitioningError: if the sizes do not multiply to the number of devices, or cannot be
+            laid on their torus.
         """
-        devices = list(jax.devices() if devices is None else devices)
-        sizes = [self.data, self.fsdp, self.tensor]
-        fixed = math.prod(size for size in sizes if size != -1)
-        if -1 in sizes and len(devices) % fixed == 0:
-            sizes[sizes.index(-1)] = len(devices) // fixed
-        if math.prod(sizes) != len(devices):
-            raise PartitioningError(
-                f"a mesh of data={self.data}, fsdp={self.fsdp}, tensor={self.tensor} does not fit"
-                f" {len(devices)} devices: the sizes must multiply to that, and one may be -1."
-            )
-        return jax.make_mesh(
-            tuple(sizes), MESH_AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices
-        )
+        devices = list(jax.devices(self.backend) if devices is None else devices)
+        groups = self._slices(devices)
+        within, across = self._shapes(len(devices), len(groups))
+        placed = arrange(groups, within, across, self.model_parallel_submesh)
+        return Mesh(placed, MESH_AXES, axis_types=(AxisType.Explicit,) * len(MESH_AXES))
+
+    def _slices(self, devices: Sequence[Any]) -> list[list[Any]]:
+        across = self.dcn_mesh_shape is not None and math.prod(self.dcn_mesh_shape) > 1
+        groups = slices(devices, by_process=across or self.replica == -1)
+        if devices[0].platform != "tpu" and self.replica != -1 and not across:
+            # Hosts of GPUs count as slices, but any axis may cross their network.
+            return [list(devices)] if self.replica % len(groups) else groups
+        return groups
 
     @contextlib.contextmanager
     def use(self, mesh: Mesh) -> Iterator[Mesh]:
@@ -243,7 +384,7 @@ class PjitPartitioner:
         finally:
             _rules.reset(token)
 
-    def shardings(self, axes: Any, mesh: Mesh, shapes: Any = None) -> Any:
+    def shardings(self, axes: Any, mesh: Mesh | AbstractMesh, shapes: Any = None) -> Any:
         """NamedShardings for a tree of logical axes (PartitionSpecs of names).
 
         Args:
@@ -260,7 +401,9 @@ class PjitPartitioner:
             _check_divisible(axes, specs, shapes, mesh)
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
-    def batch_sharding(self, mesh: Mesh, batch_size: int | None = None) -> NamedSharding:
+    def batch_sharding(
+        self, mesh: Mesh | AbstractMesh, batch_size: int | None = None
+    ) -> NamedSharding:
         """Sharding of any array whose leading dimension is the global batch.
 
         Raises:
@@ -276,11 +419,11 @@ class PjitPartitioner:
         return NamedSharding(mesh, spec)
 
 
-def _parts(mesh_axes: MeshAxes, mesh: Mesh) -> int:
+def _parts(mesh_axes: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in as_tuple(mesh_axes))
 
 
-def _check_divisible(axes: Any, specs: Any, shapes: Any, mesh: Mesh) -> None:
+def _check_divisible(axes: Any, specs: Any, shapes: Any, mesh: Mesh | AbstractMesh) -> None:
     problems = []
     names, all_specs, all_axes = named_leaves(shapes), jax.tree.leaves(specs), jax.tree.leaves(axes)
     for (name, leaf), spec, logical in zip(names.items(), all_specs, all_axes, strict=True):

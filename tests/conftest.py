@@ -13,6 +13,8 @@ from tests.tiny_runs import Runner
 
 # Read when JAX first compiles, in this process and in those that tests start.
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILE)
+# With libtpu installed JAX would look for TPUs first, and complain.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 ROOT = Path(__file__).resolve().parent.parent
 

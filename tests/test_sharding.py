@@ -8,14 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gin
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
+from hypothesis import given
+from hypothesis import strategies as st
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from flan_jax.errors import UserError
 from flan_jax.models.t5 import T5, T5Config
 from flan_jax.sharding import (
+    MESH_AXES,
     PjitPartitioner,
     logical_axes,
     partition_spec,
@@ -64,9 +69,73 @@ def test_parameters_are_split_and_stay_where_they_are(results):
     assert results["2x2x2"]["moved"] == []
 
 
+def test_rules_are_served_in_order_of_priority():
+    rules = (("embed", "tensor"), ("mlp", "tensor"), ("mlp", "fsdp"), ("embed", "data"))
+    # By dimensions from left to right, mlp would take tensor.
+    assert partition_spec(("mlp", "embed"), rules) == PartitionSpec("fsdp", "tensor")
+    assert partition_spec(("embed", "mlp"), rules) == PartitionSpec("tensor", "fsdp")
+    # A second dimension of the same name has its turn with a later rule for that name.
+    assert partition_spec(("embed", "embed"), rules) == PartitionSpec("tensor", "data")
+    settled = (("embed", None), *rules)
+    assert partition_spec(("embed", "mlp", "embed"), settled) == PartitionSpec(None, "tensor", None)
+
+
+def flax_spec(axes, rules):
+    """The same by Flax, whose rules T5X's are; it knows no repeated names."""
+    return nn.logical_to_mesh_axes(axes, rules)
+
+
+@given(
+    axes=st.permutations(["batch", "vocab", "embed", "mlp", "heads", "length", "kv"]),
+    count=st.integers(1, 5),
+    rules=st.permutations(
+        [
+            *(("batch", ("replica", "data")), ("batch", "fsdp"), ("vocab", "tensor")),
+            *(("embed", "fsdp"), ("embed", "tensor"), ("mlp", "tensor"), ("mlp", None)),
+            *(
+                ("heads", ("fsdp", "tensor")),
+                ("length", "tensor"),
+                ("length", "data"),
+                ("kv", None),
+            ),
+        ]
+    ),
+)
+def test_specs_are_those_of_flax(axes, count, rules):
+    rules = tuple(rules)
+    assert partition_spec(axes[:count], rules) == flax_spec(tuple(axes[:count]), rules)
+
+
+def test_activations_split_in_two_dimensions():
+    one, two = (standard_logical_axis_rules(activation_partitioning_dims=dims) for dims in (1, 2))
+    batch = ("replica", "data", "fsdp")
+    residual = ("batch", "length", "embed")
+    assert partition_spec(residual, one) == PartitionSpec(batch, None, None)
+    assert partition_spec(residual, two) == PartitionSpec(batch, "tensor", None)
+    # Inside a layer `tensor` is taken by heads, MLP width or vocabulary, and length is whole.
+    for name in ("heads", "mlp", "joined_kv", "vocab"):
+        assert partition_spec(("batch", "length", name), two) == PartitionSpec(
+            batch, None, "tensor"
+        )
+    decoding = PjitPartitioner(logical_axis_rules=two).for_decoding()
+    assert partition_spec(residual, decoding.rules) == PartitionSpec(batch, None, None)
+
+
+def test_parameters_split_in_one_dimension():
+    rules = standard_logical_axis_rules(parameter_partitioning_dims=1)
+    assert partition_spec(("embed", "mlp"), rules) == PartitionSpec(None, "tensor")
+    assert partition_spec(("batch",), rules) == PartitionSpec(("replica", "data", "fsdp"))
+
+
+@pytest.mark.parametrize("name", ["activation_partitioning_dims", "parameter_partitioning_dims"])
+def test_numbers_of_dimensions_are_checked(name):
+    with pytest.raises(ValueError, match=f"{name} must be 1 or 2, found 3"):
+        standard_logical_axis_rules(**{name: 3})
+
+
 def test_each_mesh_axis_is_used_once():
     assert partition_spec(("batch", "length", "embed")) == PartitionSpec(
-        ("data", "fsdp"), None, None
+        ("replica", "data", "fsdp"), None, None
     )
     assert partition_spec(("vocab", "embed")) == PartitionSpec("tensor", "fsdp")
     assert partition_spec(("embed", "mlp")) == PartitionSpec("fsdp", "tensor")
@@ -74,7 +143,7 @@ def test_each_mesh_axis_is_used_once():
 
 
 def test_additional_rules_win():
-    rules = standard_logical_axis_rules((("vocab", None),))
+    rules = standard_logical_axis_rules(additional_rules=(("vocab", None),))
     assert partition_spec(("vocab", "embed"), rules) == PartitionSpec(None, "fsdp")
 
 
@@ -89,7 +158,14 @@ def test_unknown_logical_axis():
         ({"data": -1, "fsdp": -1}, "only one mesh size"),
         ({"tensor": 0}, "positive"),
         ({"tensor": 2, "num_partitions": 4}, "another name for tensor"),
-        ({"logical_axis_rules": (("embed", "modle"),)}, "not one of"),
+        ({"logical_axis_rules": (("embed", "tensr"),)}, "did you mean 'tensor'"),
+        ({"logical_axis_rules": (("embed", "model"),)}, "'model' is 'tensor' here"),
+        ({"model_parallel_submesh": (2, 2, 1)}, "four positive numbers"),
+        ({"model_parallel_submesh": (2, 2, 1, 1), "num_partitions": 8}, "set only one"),
+        ({"ici_mesh_shape": (2, 2)}, "positive sizes"),
+        ({"dcn_mesh_shape": (2, 1, 1)}, "needs ici_mesh_shape"),
+        ({"ici_mesh_shape": (1, 4, 2), "fsdp": 4}, "says all sizes"),
+        ({"params_on_devices": False}, "set it to True"),
     ],
 )
 def test_partitioner_errors(sizes, message):
@@ -97,8 +173,49 @@ def test_partitioner_errors(sizes, message):
         PjitPartitioner(**sizes)
 
 
-def test_num_partitions_is_tensor():
+def test_t5x_names_of_sizes():
     assert PjitPartitioner(num_partitions=4).tensor == 4
+    assert PjitPartitioner(model_parallel_submesh=(2, 2, 1, 1)).tensor == 4
+    shape = {"replica": 2, "data": 1, "fsdp": 4, "tensor": 2}
+    t5x = PjitPartitioner(ici_mesh_shape=(1, 4, 2), dcn_mesh_shape=(2, 1, 1))
+    assert t5x.mesh_shape(16) == shape
+    ours = PjitPartitioner(ici_mesh_shape=(1, 1, 4, 2), dcn_mesh_shape=(2, 1, 1, 1))
+    assert ours.mesh_shape(16) == shape
+
+
+@pytest.mark.parametrize(
+    ("preset", "devices", "slices", "shape"),
+    [
+        ("auto", 8, 1, (1, 8, 1, 1)),
+        ("fsdp", 8, 1, (1, 1, 8, 1)),
+        ("multislice", 8, 2, (2, 1, 4, 1)),
+        ("v4_32chips", 32, 1, (1, 1, 8, 4)),
+        ("v4_256chips", 256, 1, (1, 1, 32, 8)),
+        ("v4_512chips", 512, 1, (1, 1, 32, 16)),
+    ],
+)
+def test_presets(preset, devices, slices, shape):
+    with gin.unlock_config():
+        gin.clear_config()
+        gin.add_config_file_search_path(str(SCRIPT.parent.parent / "gin"))
+        gin.parse_config_file(f"mesh/{preset}.gin")
+    partitioner = PjitPartitioner()
+    assert tuple(partitioner.mesh_shape(devices, slices).values()) == shape
+    split = preset.startswith("v4")
+    residual = partition_spec(("batch", "length", "embed"), partitioner.rules)
+    assert residual[1] == ("tensor" if split else None)
+    gin.clear_config()
+
+
+def test_copies_by_slice():
+    assert PjitPartitioner(replica=-1, data=1, fsdp=-1, tensor=2).mesh_shape(32, 4) == {
+        "replica": 4,
+        "data": 1,
+        "fsdp": 4,
+        "tensor": 2,
+    }
+    with pytest.raises(UserError, match=r"in 4 slices.*Set REPLICA=4"):
+        PjitPartitioner(replica=2).mesh_shape(32, 4)
 
 
 def test_mesh_must_fit_the_devices():
@@ -108,14 +225,14 @@ def test_mesh_must_fit_the_devices():
 
 def test_mesh_is_explicit():
     mesh = PjitPartitioner().make_mesh(jax.devices()[:1])
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert dict(mesh.shape) == {"replica": 1, "data": 1, "fsdp": 1, "tensor": 1}
     assert set(mesh.axis_types) == {AxisType.Explicit}
 
 
 def test_indivisible_dimensions_are_all_named():
     config = T5Config(vocab_size=129, emb_dim=16, num_heads=6, head_dim=8, mlp_dim=32)
     shapes = jax.eval_shape(lambda: T5(config, jax.random.key(0)))
-    mesh = AbstractMesh((1, 2, 4), ("data", "fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 3)
+    mesh = AbstractMesh((1, 1, 2, 4), MESH_AXES, axis_types=(AxisType.Explicit,) * 4)
     with pytest.raises(ValueError, match="cannot be split evenly") as caught:
         PjitPartitioner(fsdp=2, tensor=4).shardings(logical_axes(shapes), mesh, shapes)
     message = str(caught.value)
@@ -126,7 +243,7 @@ def test_indivisible_dimensions_are_all_named():
 
 def test_batch_must_be_divisible():
     partitioner = PjitPartitioner(data=2, fsdp=2)
-    mesh = AbstractMesh((2, 2, 1), ("data", "fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 3)
-    assert partitioner.batch_sharding(mesh, 8).spec == PartitionSpec(("data", "fsdp"))
+    mesh = AbstractMesh((1, 2, 2, 1), MESH_AXES, axis_types=(AxisType.Explicit,) * 4)
+    assert partitioner.batch_sharding(mesh, 8).spec == PartitionSpec(("replica", "data", "fsdp"))
     with pytest.raises(UserError, match="multiple of 4"):
         partitioner.batch_sharding(mesh, 6)

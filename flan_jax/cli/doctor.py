@@ -248,6 +248,28 @@ def _unused_accelerator() -> tuple[str, str] | None:
     return None
 
 
+def check_tpu_compiler() -> Check:
+    """The compiler of `flan-jax plan`, libtpu, of the version that JAX itself asks for."""
+    install = "pip install -e '.[plan]'"
+    name = "tpu compiler"
+    try:
+        version = importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError:
+        found = "libtpu is not installed; only `flan-jax plan` for TPUs needs it"
+        return Check(name, "ok", found, f"{install} if wanted")
+    from packaging.requirements import Requirement
+
+    try:
+        asked = map(Requirement, importlib.metadata.requires("jax") or [])
+    except importlib.metadata.PackageNotFoundError:
+        asked = ()
+    for requirement in asked:
+        if requirement.name == "libtpu" and not requirement.specifier.contains(version):
+            found = f"libtpu {version}; the installed JAX is made for {requirement.specifier}"
+            return Check(name, "warning", found, f"pip install 'libtpu{requirement.specifier}'")
+    return Check(name, "ok", f"libtpu {version}")
+
+
 def check_cpus() -> Check:
     """The CPUs that this process may use."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -329,7 +351,8 @@ def run_checks(arguments: argparse.Namespace) -> list[Check]:
     """All checks, in the order in which they are shown."""
     checks = [check_python(), check_installation(), *check_packages()]
     checks += [check_gin(), check_content()]
-    checks += [check_devices(arguments.device_timeout), check_cpus(), check_memory()]
+    checks += [check_devices(arguments.device_timeout), check_tpu_compiler()]
+    checks += [check_cpus(), check_memory()]
     checks.append(check_disk("disk", os.getcwd()))
     if arguments.model_dir:
         checks.append(check_disk("model_dir", arguments.model_dir))

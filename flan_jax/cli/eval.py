@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from flan_jax.cli.gin_command import load_gin_command, run_configured
+from flan_jax.cli.processes import add_process_arguments, join_processes
 
 HELP = "evaluate a checkpoint under a protocol"
 _DESCRIPTION = """\
@@ -21,6 +22,7 @@ Run again with the same EVAL_OUTPUT_DIR, an interrupted job goes on where it was
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="print the plan, generate nothing")
+    add_process_arguments(parser)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,5 +32,6 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from flan_jax.evaluation.evaluate import evaluate
 
-    run_configured(evaluate, dry_run=command.args.dry_run)
+    with join_processes(command.args):
+        run_configured(evaluate, dry_run=command.args.dry_run)
     return 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flan_jax.cli.gin_command import load_gin_command, run_configured
+from flan_jax.cli.processes import add_process_arguments, join_processes
 
 HELP = "generate answers with a checkpoint"
 _DESCRIPTION = """\
@@ -45,6 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="begin anew where answers are there already"
     )
     parser.add_argument("--dry_run", action="store_true", help="print prompts, generate nothing")
+    add_process_arguments(parser)
 
 
 def converse(ask: Callable[[str], dict[str, Any]]) -> None:
@@ -79,15 +81,16 @@ def main(argv: Sequence[str]) -> int:
     from flan_jax.evaluation.infer import infer
 
     args = command.args
-    rows = run_configured(
-        infer,
-        prompts=args.prompt,
-        prompts_file=args.prompts,
-        output=args.output,
-        overwrite=args.overwrite,
-        conversation=converse if args.interactive else None,
-        dry_run=args.dry_run,
-    )
+    with join_processes(args):
+        rows = run_configured(
+            infer,
+            prompts=args.prompt,
+            prompts_file=args.prompts,
+            output=args.output,
+            overwrite=args.overwrite,
+            conversation=converse if args.interactive else None,
+            dry_run=args.dry_run,
+        )
     for row in rows if args.prompt else ():
         answers = row.get("predictions", [row])
         print(f"> {row['prompt']}")

@@ -8,11 +8,13 @@ arguments after the command's name and returns the exit code.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from flan_jax import __version__
@@ -47,6 +49,7 @@ COMMANDS = {
     "tasks": Command("flan_jax.cli.tasks", "list, show and check tasks and mixtures"),
     "mixture": Command("flan_jax.cli.mixture", "list mixtures; show shares, repeats and hash"),
     "data": Command("flan_jax.cli.data", "fetch datasets, store their rows, look at batches"),
+    "plan": Command("flan_jax.cli.plan", "say before a run whether it fits a pod, and how fast"),
     "doctor": Command("flan_jax.cli.doctor", "check this machine and installation"),
 }
 
@@ -105,9 +108,23 @@ def _drop_stdout() -> None:
     os.close(devnull)
 
 
+def _look_for_no_tpu() -> None:
+    """Keeps JAX from trying the TPU that libtpu, installed to plan for one, makes it look for.
+
+    On a machine without a TPU it would complain at length before it takes the CPU.
+    """
+    if "JAX_PLATFORMS" in os.environ or importlib.util.find_spec("libtpu") is None:
+        return
+    if any(Path("/dev").glob("accel*")) or any(Path("/dev/vfio").glob("[0-9]*")):
+        return
+    has_gpu = any(Path("/dev").glob("nvidia[0-9]*"))
+    os.environ["JAX_PLATFORMS"] = "cuda,cpu" if has_gpu else "cpu"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line `argv` (by default the process's own) and returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _look_for_no_tpu()
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flan_jax.config import registry
 from flan_jax.config.checks import check
 from flan_jax.config.errors import NOWHERE, ConfigError, Problem
 from flan_jax.config.final import Final
@@ -15,7 +16,7 @@ from flan_jax.config.installed import gin
 from flan_jax.config.names import Binding, resolve_names
 from flan_jax.config.search_paths import SearchPaths
 from flan_jax.config.sources import read_sources
-from flan_jax.config.values import format_value
+from flan_jax.config.values import Macro, format_value
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def load(
     search_paths: Sequence[str | os.PathLike[str]] = (),
     *,
     required: Sequence[str] = (),
+    placeholders: Mapping[str, Any] | None = None,
 ) -> LoadedConfig:
     """Reads, checks and binds a configuration, in place of whatever was bound before.
 
@@ -61,6 +63,7 @@ def load(
       search_paths: folders to look in before the current one and flan_jax's own `gin`.
       required: configurables that will be called without arguments (`train`); they and all that
         their bindings lead to must have their required parameters bound.
+      placeholders: values of macros that the caller does without, where files say %gin.REQUIRED.
 
     Raises:
       ConfigError: listing every problem; nothing is bound then, what was bound before stays.
@@ -71,7 +74,8 @@ def load(
         [os.fspath(name) for name in gin_files], list(bindings), SearchPaths.create(search_paths)
     )
     resolved = resolve_names(sources.statements)
-    final = Final(resolved.bindings)
+    bound = [_filled(binding, placeholders or {}) for binding in resolved.bindings]
+    final = Final(bound)
     problems = [*sources.problems, *resolved.problems]
     problems += check(resolved, final, required, sources.complete)
     if problems:
@@ -84,6 +88,15 @@ def load(
     )
     _bind(loaded)
     return loaded
+
+
+def _filled(binding: Binding, placeholders: Mapping[str, Any]) -> Binding:
+    """The binding; of a macro that is only said to be required, with its placeholder."""
+    value = binding.value
+    marked = isinstance(value, Macro) and registry.is_required_marker(value.name)
+    if not (binding.is_macro and marked and binding.parameter in placeholders):
+        return binding
+    return replace(binding, value=placeholders[binding.parameter])
 
 
 def _bind(loaded: LoadedConfig) -> None:

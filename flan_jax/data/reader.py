@@ -323,9 +323,13 @@ def train_dataset(
     *,
     process_index: int = 0,
     process_count: int = 1,
+    rows: np.ndarray | None = None,
     counted: bool = False,
 ) -> grain.IterDataset:
     """Endless batches of this process: its share of the rows of each global batch.
+
+    Its share is `rows`, the numbers of the rows in the global batch (a mesh has a say in that:
+    `flan_jax.global_batches`); without them, the `process_index`-th of `process_count` equal parts.
 
     With `counted`, a batch also has what `flan_jax.data.counts` names TRUNCATION and WINDOW, of all
     rows of the global batch. `take_counts` takes them out again.
@@ -342,14 +346,14 @@ def train_dataset(
             f"BATCH_SIZE {config.batch_size} must be a multiple of the {process_count} processes"
         )
     share = config.batch_size // process_count
-    mine = slice(process_index * share, (process_index + 1) * share)
+    mine = slice(process_index * share, (process_index + 1) * share) if rows is None else rows
     dataset = grain.experimental.FlatMapIterDataset(_windows(config, maker), _Flatten())
     dataset = dataset.batch(config.batch_size, drop_remainder=True)
     tasks = len(maker.task_names)
 
     def share_of(batch: Batch) -> Batch:
         counts = count_batch(batch, tasks) if counted else {}
-        kept = {name: rows[mine] for name, rows in batch.items() if name not in NOT_TRAINED_ON}
+        kept = {name: array[mine] for name, array in batch.items() if name not in NOT_TRAINED_ON}
         return kept | counts
 
     return dataset.map(share_of)

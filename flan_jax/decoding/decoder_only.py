@@ -26,10 +26,10 @@ from flan_jax.decoding.prefilled import (
     split,
     write,
 )
-from flan_jax.layout import constrain, einsum, out_sharding
-from flan_jax.models.attention import attention_probs, causal_mask
+from flan_jax.layout import complete, constrain, einsum, out_sharding
+from flan_jax.models.dot_product import Visibility, attention_probs, causal_mask, segments_of
 from flan_jax.models.layers import Embed
-from flan_jax.models.palm import MultiQueryAttention, Palm, PalmLayer, prefix_mask
+from flan_jax.models.palm import MultiQueryAttention, Palm, PalmLayer
 
 _CACHE = ("length", "kv")
 _LOGITS = ("batch", "heads", None, None)
@@ -94,7 +94,7 @@ class ReadPrompts:
             cache = write(cache, merge(key, "kv"), merge(value, "kv"), step)
             updated.append(cache)
             attended = self._attend(layer.attention, query, prompt, cache, step)
-            x = x + (attended + layer.feed_forward(y, model.config))
+            x = x + complete(attended, layer.feed_forward(y, model.config))
         return model.logits(model.decoder.decoder_norm(x, dtype)), tuple(updated)
 
     def _attend(
@@ -160,10 +160,9 @@ class ReadPrompts:
                 key,
                 value,
                 mask,
-                dtype=dtype,
-                float32_logits=model.config.float32_attention_logits,
+                model.config,
             )
-            x = x + (attended + layer.feed_forward(y, model.config))
+            x = x + complete(attended, layer.feed_forward(y, model.config))
         return model.logits(model.decoder.decoder_norm(x, dtype))
 
     def _to_all(self, mask: Bool[Array, "#batch #q k"], axis: int, size: int) -> Array:
@@ -191,7 +190,9 @@ def read_prompts(
     tokens = jnp.pad(prompts, ((0, 0), (1, 0)))
     index = jnp.arange(tokens.shape[1])
     real = index <= lengths[:, None]
-    mask = prefix_mask(real, prefix=real if inputs_bidirectional_attention else None)
+    segments = segments_of(real, None)
+    prefix = real if inputs_bidirectional_attention else None
+    seen = Visibility(segments, segments, causal=True, prefix=prefix)
     rotations = model.rotations(index[None])
 
     def read(x: Array, layer: Any) -> tuple[Array, KeyValue]:
@@ -201,11 +202,10 @@ def read_prompts(
             layer.attention.project_query(y, rotations, dtype),
             key,
             value,
-            mask,
-            dtype=dtype,
-            float32_logits=config.float32_attention_logits,
+            seen,
+            config,
         )
-        return x + (attended + layer.feed_forward(y, config)), KeyValue(key, value)
+        return x + complete(attended, layer.feed_forward(y, config)), KeyValue(key, value)
 
     _, stacked = jax.lax.scan(read, model.embed(tokens), model.decoder.layers)
     layers = tuple(layer_at(model.decoder.layers, i, dtype) for i in range(config.num_layers))

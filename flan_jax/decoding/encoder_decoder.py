@@ -18,13 +18,9 @@ from flan_jax.decoding.prefilled import (
     split,
     write,
 )
-from flan_jax.layout import constrain, einsum, out_sharding
-from flan_jax.models.attention import (
-    MultiHeadAttention,
-    attention_mask,
-    attention_probs,
-    causal_mask,
-)
+from flan_jax.layout import complete, constrain, einsum, out_sharding
+from flan_jax.models.attention import MultiHeadAttention
+from flan_jax.models.dot_product import Visibility, attention_probs, segments_of
 from flan_jax.models.layers import Embed
 from flan_jax.models.t5 import T5, DecoderLayer
 
@@ -102,10 +98,10 @@ class EncodedInputs:
             key, value = layer.self_attention.project_key_value(y, dtype)
             cache = write(cache, merge(key, "heads", "kv"), merge(value, "heads", "kv"), step)
             updated.append(cache)
-            x = x + self._attend_own(layer.self_attention, y, cache, bias, step)
+            x = x + complete(self._attend_own(layer.self_attention, y, cache, bias, step))
             y = layer.pre_cross_attention_layer_norm(x, dtype)
-            x = x + self._attend_inputs(layer.encoder_decoder_attention, y, cross)
-            x = x + layer.mlp(layer.pre_mlp_layer_norm(x, dtype), dtype)
+            x = x + complete(self._attend_inputs(layer.encoder_decoder_attention, y, cross))
+            x = x + complete(layer.mlp(layer.pre_mlp_layer_norm(x, dtype), dtype))
         return self.model.logits(self.model.decoder.decoder_norm(x, dtype)), tuple(updated)
 
     def _attend_own(
@@ -159,12 +155,11 @@ class EncodedInputs:
             shifted(self.first_tokens, targets), (rows, decodes * length), out_sharding=layout
         )
         real = jnp.reshape(targets > 0, tokens.shape, out_sharding=layout)
-        segments = jnp.repeat(jnp.arange(decodes), length)[None]
-        mask = attention_mask(real, real, segments, segments)
-        mask &= causal_mask(decodes * length)
-        cross_mask = attention_mask(real, self.inputs_mask)
+        own = segments_of(real, jnp.repeat(jnp.arange(decodes), length)[None])
+        seen = Visibility(own, own, causal=True)
+        cross_seen = Visibility(segments_of(real, None), segments_of(self.inputs_mask, None))
         x = self.model.token_embedder(tokens, jnp.dtype(self.model.config.dtype))
-        states = self.model.decoder(x, self.encoded, mask, cross_mask, self.model.config, None)
+        states = self.model.decoder(x, self.encoded, seen, cross_seen, self.model.config, None)
         return self.model.logits(states)
 
 

@@ -68,7 +68,7 @@ def evaluate(
     if dry_run:
         return []
     mesh, batch_sharding = make_mesh(partitioner, evaluator.batch_size)
-    with partitioner.use(mesh):
+    with partitioner.for_decoding().use(mesh):
         params = restore_params(path, model, partitioner, restore_checkpoint_cfg)
         if jax.process_index() == 0:
             write_atomically(Path(output_dir) / "config.gin", operative_config_text())

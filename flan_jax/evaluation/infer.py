@@ -104,7 +104,7 @@ def infer(
         return []
     batch_size = dataset_cfg.batch_size
     mesh, sharding = make_mesh(partitioner, batch_size)
-    with partitioner.use(mesh):
+    with partitioner.for_decoding().use(mesh):
         params = restore_params(path, model, partitioner, restore_checkpoint_cfg)
         if prompts or conversation is not None:
             batch_size = least_batch(sharding) * max(1, -(-len(prompts) // least_batch(sharding)))

@@ -18,7 +18,7 @@ from flan_jax.suggestions import did_you_mean
 ModelConfig = T5Config | PalmConfig
 _TYPES: dict[str, type[T5Config] | type[PalmConfig]] = {"t5": T5Config, "palm": PalmConfig}
 # How a model is run, which a checkpoint does not fix.
-_RUNNING = ("dropout_rate", "dtype", "float32_attention_logits", "remat_policy")
+_RUNNING = ("dropout_rate", "dtype", "float32_attention_logits", "attention", "remat_policy")
 
 
 class ArchitectureError(UserError, ValueError):

@@ -1,4 +1,4 @@
-"""T5 attention: masks, bucketed relative position bias, multi-head attention."""
+"""T5 attention: bucketed relative position bias, multi-head attention."""
 
 from __future__ import annotations
 
@@ -9,32 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from flan_jax.layout import constrain, einsum, gather_fsdp, out_sharding
+from flan_jax.kernels.flash_attention import laid_out_bias
+from flan_jax.layout import constrain, einsum, out_sharding
+from flan_jax.models.dot_product import Visibility, dot_product_attention, kept_keys
 from flan_jax.models.layer_stack import fold
-from flan_jax.models.layers import ATTENTION_INIT, RELATIVE_BIAS_INIT, Dense, dropout, param
-
-# Added to (here: put in place of) masked logits, as in T5X; finite, so that the softmax of a fully
-# masked row (a padding query) is uniform and not NaN.
-MASKED = -1e10
-
-
-def attention_mask(
-    queries: Bool[Array, "batch q"],
-    keys: Bool[Array, "batch k"],
-    query_segments: Int[Array, "batch q"] | None = None,
-    key_segments: Int[Array, "batch k"] | None = None,
-) -> Bool[Array, "batch q k"]:
-    """True where both sides are real tokens and, if packed, of the same segment."""
-    mask = queries[:, :, None] & keys[:, None, :]
-    if query_segments is not None and key_segments is not None:
-        mask &= query_segments[:, :, None] == key_segments[:, None, :]
-    return mask
-
-
-def causal_mask(length: int) -> Bool[Array, "1 length length"]:
-    """True where the key is not after the query."""
-    index = jnp.arange(length)
-    return (index[:, None] >= index[None, :])[None]
+from flan_jax.models.layers import ATTENTION_INIT, RELATIVE_BIAS_INIT, Dense, param
 
 
 def relative_position_bucket(
@@ -86,7 +65,7 @@ class RelativePositionBias(nnx.Module):
         self, offsets: Int[Array, " offsets"], dtype: jnp.dtype
     ) -> Float[Array, "heads offsets"]:
         """The bias at each offset (key position - query position)."""
-        table = gather_fsdp(self.rel_embedding.get_value().astype(dtype), "heads", "relpos_buckets")
+        table = constrain(self.rel_embedding.get_value().astype(dtype), "heads", "relpos_buckets")
         bucket = relative_position_bucket(
             offsets,
             bidirectional=self.bidirectional,
@@ -96,6 +75,17 @@ class RelativePositionBias(nnx.Module):
         # A product with a small one-hot: its gradient is a product too, not a scatter.
         one_hot = jax.nn.one_hot(bucket, table.shape[1], dtype=dtype, axis=0)
         return einsum("hr,ro->ho", table, one_hot, ("heads", None))
+
+    def for_attention(
+        self, q_length: int, k_length: int, dtype: jnp.dtype, implementation: str
+    ) -> Float[Array, "heads ..."]:
+        """The bias as `dot_product_attention` takes it under this implementation."""
+        if implementation != "flash":
+            return self(q_length, k_length, dtype)
+        # Rounded as the others round it.
+        offsets = jnp.arange(-(q_length - 1), k_length)
+        rows = laid_out_bias(self.by_offset(offsets, dtype), q_length, k_length)
+        return constrain(rows, "heads", None, None)
 
     def __call__(self, q_length: int, k_length: int, dtype: jnp.dtype) -> Float[Array, "heads q k"]:
         """The bias of all pairs of positions.
@@ -137,7 +127,7 @@ class MultiHeadAttention(nnx.Module):
 
     def _heads(self, x: Array) -> Float[Array, "batch length heads kv"]:
         shape = (*x.shape[:2], self.num_heads, x.shape[2] // self.num_heads)
-        return jnp.reshape(x, shape, out_sharding=out_sharding("batch", "length", "heads", "kv"))
+        return jnp.reshape(x, shape, out_sharding=out_sharding("batch", None, "heads", "kv"))
 
     # Dropout keys of the projections are for their adapters (lora.py).
     def project_query(
@@ -165,65 +155,37 @@ class MultiHeadAttention(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch q embed"]:
         shape = (*x.shape[:2], x.shape[2] * x.shape[3])
-        joined = jnp.reshape(x, shape, out_sharding=out_sharding("batch", "length", "joined_kv"))
+        joined = jnp.reshape(x, shape, out_sharding=out_sharding("batch", None, "joined_kv"))
         return self.out(joined, "embed", dtype, fold(dropout_key, 4))
 
     def __call__(
         self,
         x: Float[Array, "batch q embed"],
         memory: Float[Array, "batch k embed"],
-        mask: Bool[Array, "batch q k"],
-        bias: Float[Array, "heads q k"] | None,
+        seen: Visibility | Bool[Array, "batch q k"],
+        bias: Float[Array, "heads ..."] | None,
         *,
         dtype: jnp.dtype,
+        implementation: str = "plain",
         float32_logits: bool = False,
         dropout_rate: float = 0.0,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch q embed"]:
+        """What attention adds for x: on a mesh a partial sum, for `layout.complete`.
+
+        Args:
+          x, memory: what queries, and keys and values, are made of; from `layout.whole_length`.
+          seen, bias, implementation: see `dot_product_attention`.
+          dtype: of the computation.
+          float32_logits: compute query @ key in float32.
+          dropout_rate: of attention weights; one mask for all queries, as in T5X.
+          dropout_key: None for no dropout.
+        """
         query = self.project_query(x, dtype, dropout_key)
         key, value = self.project_key_value(memory, dtype, dropout_key)
         if float32_logits:
             query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-        axes = ("batch", "heads", "length", "length")
-        logits = einsum("bqhd,bkhd->bhqk", query, key, axes)
-        probs = attention_probs(logits, mask[:, None], bias, dtype)
-        # One mask for all queries (dim -2), as T5X.
-        probs = dropout(probs, dropout_rate, dropout_key, axes)
-        mixed = einsum("bhqk,bkhd->bqhd", probs, value, ("batch", "length", "heads", "kv"))
+        shape = (key.shape[0], key.shape[1], self.num_heads)
+        kept = kept_keys(shape, dropout_rate, dropout_key, dtype)
+        mixed = dot_product_attention(query, key, value, seen, bias, kept, implementation)
         return self.project_out(mixed, dtype, dropout_key)
-
-
-def attention_probs(
-    logits: Float[Array, "batch heads q k"],
-    mask: Bool[Array, "#batch 1 q k"],
-    bias: Float[Array, "heads q k"] | None,
-    dtype: jnp.dtype,
-) -> Float[Array, "batch heads q k"]:
-    """Softmax of logits + bias over the unmasked keys, in float32, returned in `dtype`."""
-    if bias is not None:
-        logits = logits + bias.astype(logits.dtype)[None]
-    return _masked_softmax(logits.astype(jnp.float32), mask).astype(dtype)
-
-
-# By itself JAX would keep three arrays of the size of the logits: this keeps its result.
-@jax.custom_vjp
-def _masked_softmax(
-    logits: Float[Array, "batch heads q k"], mask: Bool[Array, "#batch 1 q k"]
-) -> Float[Array, "batch heads q k"]:
-    return jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
-
-
-def _masked_softmax_forward(logits: Array, mask: Array) -> tuple[Array, tuple[Array, Array]]:
-    probs = _masked_softmax(logits, mask)
-    return probs, (probs, mask)
-
-
-def _masked_softmax_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, None]:
-    probs, mask = kept
-    weighted = probs * grad
-    grad = weighted - probs * jnp.sum(weighted, axis=-1, keepdims=True)
-    # Of a fully masked row the probabilities are not zero, but do not depend on the logits.
-    return jnp.where(mask, grad, 0.0), None
-
-
-_masked_softmax.defvjp(_masked_softmax_forward, _masked_softmax_backward)

@@ -82,11 +82,15 @@ class DecoderOnlyModel:
         Raises:
           ValueError: inputs are to see each other, and the batch does not say which they are.
         """
+        return model(self._seen(batch), dropout_key=dropout_key)
+
+    def _seen(self, batch: Batch) -> Batch:
+        """The batch as the network sees it."""
         if not self.inputs_bidirectional_attention:
-            batch = {name: rows for name, rows in batch.items() if name != _PREFIX}
-        elif _PREFIX not in batch:
+            return {name: rows for name, rows in batch.items() if name != _PREFIX}
+        if _PREFIX not in batch:
             raise ValueError(f"inputs_bidirectional_attention needs {_PREFIX!r} in the batch.")
-        return model(batch, dropout_key=dropout_key)
+        return batch
 
     def _weighed(self, batch: Batch) -> Batch:
         """The batch as the loss sees it."""
@@ -116,10 +120,14 @@ class DecoderOnlyModel:
           divisor: `loss_divisor` of the whole batch, if `batch` is a part of it.
 
         Returns:
-          See `Loss.__call__`.
+          See `Loss.of_states`.
         """
-        logits = self.logits(model, batch, dropout_key)
-        return self._loss(logits, self._weighed(batch), num_tasks, divisor)
+        head, weighed = model.head(), self._weighed(batch)
+        if head is None:
+            logits = self.logits(model, batch, dropout_key)
+            return self._loss.of_logits(logits, weighed, num_tasks, divisor)
+        states = model.states(self._seen(batch), dropout_key)
+        return self._loss.of_states(states, head, weighed, num_tasks, divisor)
 
     def score_batch(self, model: Palm, batch: Batch) -> Float[Array, " batch"]:
         """Log-likelihood of each row's targets: weighted sum over tokens, no z-loss."""

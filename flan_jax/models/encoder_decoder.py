@@ -75,9 +75,14 @@ class EncoderDecoderModel:
           divisor: `loss_divisor` of the whole batch, if `batch` is a part of it.
 
         Returns:
-          See `Loss.__call__`.
+          See `Loss.of_states`.
         """
-        return self._loss(model(batch, dropout_key=dropout_key), batch, num_tasks, divisor)
+        head = model.head()
+        if head is None:
+            logits = model(batch, dropout_key=dropout_key)
+            return self._loss.of_logits(logits, batch, num_tasks, divisor)
+        states = model.states(batch, dropout_key)
+        return self._loss.of_states(states, head, batch, num_tasks, divisor)
 
     def score_batch(self, model: T5, batch: Batch) -> Float[Array, " batch"]:
         """Log-likelihood of each row's targets: weighted sum over tokens, no z-loss."""

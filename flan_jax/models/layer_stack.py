@@ -11,7 +11,16 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_policies
 from jaxtyping import Array, Float, Key
 
-REMAT_POLICIES = ("none", "full", "dots")
+REMAT_POLICIES = ("none", "full", "attention", "dots", "products", "parameters")
+# Of which policy keeps what, besides each layer's input.
+_ATTENTION = ("attention_out", "attention_lse")
+_KEPT = {
+    "full": (),
+    "attention": _ATTENTION,
+    "dots": (*_ATTENTION, "product"),
+    "products": (*_ATTENTION, "product", "gathered_input"),
+    "parameters": (*_ATTENTION, "product", "gathered_input", "gathered_parameter"),
+}
 
 
 def fold(key: Key[Array, ""] | None, data: int | Array) -> Key[Array, ""] | None:
@@ -32,8 +41,10 @@ def scan_layers(
       layers: made by `stack_layers`.
       x: what the first layer reads.
       apply: called with a layer, its input and its dropout key.
-      remat_policy: what the backward pass recomputes: "none", "full" (all but each layer's input)
-        or "dots" (all but matrix products without batch dimensions).
+      remat_policy: what the backward pass computes again, from most to least: "full", all but
+        each layer's input; "attention", what the flash kernel gives neither; "dots", nor results
+        of products with kernels; "products", nor gathers the inputs of these (sequence
+        parallelism) again; "none": nothing.
       key: None for no dropout.
     """
 
@@ -42,10 +53,7 @@ def scan_layers(
         return apply(layer, x, fold(key, index)), None
 
     if remat_policy != "none":
-        policy = {
-            "full": checkpoint_policies.nothing_saveable,
-            "dots": checkpoint_policies.dots_with_no_batch_dims_saveable,
-        }[remat_policy]
+        policy = checkpoint_policies.save_only_these_names(*_KEPT[remat_policy])
         # Inside a scan nothing can undo the recomputation, so the costly CSE barrier is not needed.
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)
     num_layers = jax.tree.leaves(layers)[0].shape[0]

@@ -17,7 +17,17 @@ from jax.ad_checkpoint import checkpoint_name, checkpoint_policies
 from jax.nn.initializers import normal, variance_scaling
 from jaxtyping import Array, Float, Int, Key
 
-from flan_jax.layout import GATHERED, constrain, einsum, gather_fsdp, out_sharding, take_rows
+from flan_jax.layout import (
+    GATHERED,
+    complete,
+    constrain,
+    einsum,
+    gather_fsdp,
+    is_partial,
+    look_up,
+    product,
+)
+from flan_jax.models.head_loss import Head
 from flan_jax.models.layer_stack import fold
 from flan_jax.suggestions import did_you_mean
 
@@ -28,7 +38,9 @@ ATTENTION_INIT = variance_scaling(1.0, "fan_in", "normal")
 RELATIVE_BIAS_INIT = variance_scaling(1.0, "fan_avg", "uniform")
 EMBEDDING_INIT = normal(stddev=1.0)
 
-DROPOUT_MASK = "dropout_mask"  # its name in policies of `jax.checkpoint`
+# Names in policies of `jax.checkpoint`.
+DROPOUT_MASK = "dropout_mask"
+PRODUCT = "product"
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda x: x,
@@ -107,39 +119,42 @@ class Dense(nnx.Module):
         dtype: jnp.dtype,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length outputs"]:
-        """The product in `dtype`; `dropout_key` is for the input of the adapter."""
-        axes = self.kernel.logical_axes[-2:]
-        kernel = gather_fsdp(self.kernel.get_value().astype(dtype), *axes)
+        """The product in `dtype`; `dropout_key` is for the input of the adapter.
+
+        On a mesh see `layout.product`: x is from `layout.whole_length` or split along its inputs,
+        and then the product may be a partial sum, for `layout.complete`.
+        """
+        in_axis = self.kernel.logical_axes[-2]
+        kernel = gather_fsdp(self.kernel.get_value().astype(dtype), in_axis, out_axis, x=x)
+        multiply = functools.partial(product, in_axis=in_axis, out_axis=out_axis)
         x = x.astype(dtype)
-        out = _cheap_again(functools.partial(self._product, out_axis=out_axis))(x, kernel)
+        out = _cheap_again(multiply)(x, kernel)
         if self.lora_a is not None:
-            # A mask of its own for every position, as in the paper's code.
-            rows = self._rows(x)
-            kept = dropout(rows, self.lora_dropout, dropout_key, ("batch", axes[0]), None)
-            out = out + self._adapter(kept, out_axis)
-        shape = (*x.shape[:2], kernel.shape[1])
-        return jnp.reshape(out, shape, out_sharding=out_sharding("batch", "length", out_axis))
-
-    def _rows(self, x: Float[Array, "batch length inputs"]) -> Float[Array, "rows inputs"]:
-        sharding = out_sharding("batch", self.kernel.logical_axes[-2])
-        return jnp.reshape(x, (-1, x.shape[-1]), out_sharding=sharding)
-
-    def _product(self, x: Array, kernel: Array, out_axis: str) -> Float[Array, "rows outputs"]:
-        # Rows of all positions in one matrix: on CPU the gradient is 1.7 times as fast as that of a
-        # product with two leading dimensions, elsewhere it is the same program.
-        return einsum("ni,io->no", self._rows(x), kernel, ("batch", out_axis))
+            if is_partial(out):
+                out = complete(out)
+            out = out + self._adapter(x, out_axis, dropout_key)
+        return out if is_partial(out) else checkpoint_name(out, PRODUCT)
 
     def _adapter(
-        self, rows: Float[Array, "rows inputs"], out_axis: str
-    ) -> Float[Array, "rows outputs"]:
+        self,
+        x: Float[Array, "batch length inputs"],
+        out_axis: str,
+        dropout_key: Key[Array, ""] | None,
+    ) -> Float[Array, "batch length outputs"]:
         assert self.lora_a is not None
         assert self.lora_b is not None
+        in_axis = self.kernel.logical_axes[-2]
+        axes = ("batch", None, None if in_axis == "embed" else in_axis)
+        # A mask of its own for every position, as in the paper's code.
+        kept = dropout(constrain(x, *axes), self.lora_dropout, dropout_key, axes, None)
         a, b = (
-            gather_fsdp(matrix.get_value().astype(rows.dtype), *matrix.logical_axes[-2:])
+            gather_fsdp(matrix.get_value().astype(x.dtype), *matrix.logical_axes[-2:])
             for matrix in (self.lora_a, self.lora_b)
         )
-        low = einsum("ni,ir->nr", rows, a, ("batch", "lora_rank"))
-        return einsum("nr,ro->no", low * self.lora_scale, b, ("batch", out_axis))
+        low = einsum("bli,ir->blr", kept, a, ("batch", None, "lora_rank"))
+        out_axes = ("batch", None, None if out_axis == "embed" else out_axis)
+        out = einsum("blr,ro->blo", low * self.lora_scale, b, out_axes)
+        return constrain(out, "batch", "length", out_axis)
 
 
 class Embed(nnx.Module):
@@ -152,14 +167,26 @@ class Embed(nnx.Module):
     def __call__(
         self, tokens: Int[Array, "batch length"], dtype: jnp.dtype
     ) -> Float[Array, "batch length embed"]:
-        table = gather_fsdp(self.embedding.get_value().astype(dtype), "vocab", "embed")
-        return take_rows(table, tokens, "vocab", ("batch", "length", "embed"))
+        return look_up(self.embedding.get_value().astype(dtype), tokens)
 
     def attend(self, x: Float[Array, "batch length embed"]) -> Float[Array, "batch length vocab"]:
         """Float32 logits x @ embedding.T, scaled by 1 / sqrt(embed) as in T5 v1.0."""
         table = gather_fsdp(self.embedding.get_value(), "vocab", "embed")
         scaled = x.astype(jnp.float32) * x.shape[-1] ** -0.5
         return einsum("ble,ve->blv", scaled, table, ("batch", "length", "vocab"))
+
+
+def output_head(embedding: Embed, logits_dense: Dense | None, dtype: str) -> Head | None:
+    """The head of a model for its loss: a dense layer, or else the embedding, scaled.
+
+    None if the dense layer has an adapter, whose product is never formed.
+    """
+    if logits_dense is None:
+        table = embedding.embedding.get_value()
+        return Head(table, is_embedding=True, scale=table.shape[1] ** -0.5, dtype=dtype)
+    if logits_dense.lora_a is not None:
+        return None
+    return Head(logits_dense.kernel.get_value(), is_embedding=False, scale=1.0, dtype=dtype)
 
 
 class RMSNorm(nnx.Module):

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from flan_jax.layout import out_sharding
+from flan_jax.models.head_loss import Head, TokenStatistics, weighted_loss
 from flan_jax.suggestions import did_you_mean
 
 Batch = Mapping[str, Array]
@@ -184,17 +185,19 @@ class Loss:
         """
         return weights_and_divisor(self.normalizing_factor, batch, token_weights(batch))[1]
 
-    def __call__(
+    def of_states(
         self,
-        logits: Float[Array, "batch length vocab"],
+        states: Float[Array, "batch length embed"],
+        head: Head,
         batch: Batch,
         num_tasks: int | None = None,
         divisor: float | Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """The training loss and metrics to be summed over batches.
+        """The training loss and metrics to be summed over batches, logits never kept as a whole.
 
         Args:
-          logits: float32.
+          states: normalised states of every target position.
+          head: the output head.
           batch: decoder_target_tokens; decoder_loss_weights default to 1 on targets > 0.
           num_tasks: if given, batch["decoder_task_ids"] (-1 on padding) splits the loss by task.
           divisor: that of the whole batch, if `batch` is a part of it.
@@ -207,26 +210,60 @@ class Loss:
           "cross_entropy": their quotient is a task's mean loss per token.
         """
         targets, weights = batch["decoder_target_tokens"], token_weights(batch)
+        loss_weights, own = weights_and_divisor(self.normalizing_factor, batch, weights)
+        scaled = loss_weights / (own if divisor is None else divisor)
+        loss, tokens = weighted_loss(
+            states,
+            head,
+            targets,
+            scaled,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+        )
+        return loss, _sums(loss, scaled, weights, tokens, batch, num_tasks)
+
+    def of_logits(
+        self,
+        logits: Float[Array, "batch length vocab"],
+        batch: Batch,
+        num_tasks: int | None = None,
+        divisor: float | Float[Array, ""] | None = None,
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The same from float32 logits of every target position."""
+        targets, weights = batch["decoder_target_tokens"], token_weights(batch)
         token_loss, token_z_loss = cross_entropy_with_logits(
             logits, targets, label_smoothing=self.label_smoothing, z_loss=self.z_loss
         )
         loss_weights, own = weights_and_divisor(self.normalizing_factor, batch, weights)
-        divisor = own if divisor is None else divisor
-        loss = jnp.sum(token_loss * loss_weights) / divisor
-        token_cross_entropy = jax.lax.stop_gradient((token_loss - token_z_loss) * weights)
-        correct = predicted_right(jax.lax.stop_gradient(logits), targets)
-        metrics = {
-            "loss": loss,
-            "z_loss": jnp.sum(token_z_loss * loss_weights) / divisor,
-            "cross_entropy": jnp.sum(token_cross_entropy),
-            "weight_sum": jnp.sum(weights),
-            "correct": jnp.sum(correct * weights),
-        }
-        if num_tasks is not None:
-            task_ids = batch["decoder_task_ids"]
-            metrics["per_task_loss"] = sum_by_task(token_cross_entropy, task_ids, num_tasks)
-            metrics["per_task_weight_sum"] = sum_by_task(weights, task_ids, num_tasks)
-        return loss, metrics
+        scaled = loss_weights / (own if divisor is None else divisor)
+        loss = jnp.sum(token_loss * scaled)
+        right = predicted_right(jax.lax.stop_gradient(logits), targets).astype(jnp.float32)
+        tokens = TokenStatistics(*jax.lax.stop_gradient((token_loss, token_z_loss)), right)
+        return loss, _sums(loss, scaled, weights, tokens, batch, num_tasks)
+
+
+def _sums(
+    loss: Float[Array, ""],
+    scaled: Float[Array, "batch length"],
+    weights: Float[Array, "batch length"],
+    tokens: TokenStatistics,
+    batch: Batch,
+    num_tasks: int | None,
+) -> dict[str, Array]:
+    """The metrics of `Loss.of_states`; `scaled` are weights with the divisor in them."""
+    cross_entropy = (tokens.loss - tokens.z_loss) * weights
+    metrics = {
+        "loss": loss,
+        "z_loss": jnp.sum(tokens.z_loss * scaled),
+        "cross_entropy": jnp.sum(cross_entropy),
+        "weight_sum": jnp.sum(weights),
+        "correct": jnp.sum(tokens.right * weights),
+    }
+    if num_tasks is not None:
+        task_ids = batch["decoder_task_ids"]
+        metrics["per_task_loss"] = sum_by_task(cross_entropy, task_ids, num_tasks)
+        metrics["per_task_weight_sum"] = sum_by_task(weights, task_ids, num_tasks)
+    return metrics
 
 
 def sequence_scores(

@@ -17,9 +17,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from flan_jax.layout import einsum, out_sharding
-from flan_jax.models.attention import attention_mask, attention_probs, causal_mask
+from flan_jax.layout import complete, constrain, out_sharding, whole_length
 from flan_jax.models.config_checks import settle
+from flan_jax.models.dot_product import (
+    IMPLEMENTATIONS,
+    Visibility,
+    dot_product_attention,
+    kept_keys,
+    resolve,
+    segments_of,
+)
+from flan_jax.models.head_loss import Head
 from flan_jax.models.layer_stack import fold, scan_layers
 from flan_jax.models.layers import (
     ATTENTION_INIT,
@@ -29,6 +37,7 @@ from flan_jax.models.layers import (
     MlpBlock,
     RMSNorm,
     dropout,
+    output_head,
     stack_layers,
 )
 from flan_jax.models.lora import LoraConfig, add_adapters
@@ -55,10 +64,9 @@ class PalmConfig:
       max_timescale: base of the rotations' wavelengths (RoFormer's 10,000).
       logits_via_embedding: use the embedding as output head, logits scaled by emb_dim**-0.5.
       float32_attention_logits: compute query @ key in float32 too.
-      remat_policy: what the backward pass recomputes: "none", "full" (all but each layer's
-        input) or "dots" (all but matrix products without batch dimensions). With fsdp > 1 use
-        one of the latter two: "none" keeps every layer's gathered parameters until the backward
-        pass.
+      attention: what computes attention: see `flan_jax.models.dot_product`.
+      remat_policy: what the backward pass computes again: see `layer_stack.scan_layers`. With
+        fsdp > 1, "none" keeps every layer's gathered parameters until the backward pass.
       lora: low-rank adapters beside the kernels it names; None for none.
     """
 
@@ -76,12 +84,13 @@ class PalmConfig:
     max_timescale: float = 10_000.0
     logits_via_embedding: bool = True
     float32_attention_logits: bool = False
+    attention: str = "auto"
     remat_policy: str = "none"
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "emb_dim", "num_heads", "num_layers", "head_dim", "mlp_dim")
-        settle(self, sizes, norm=NORMS)
+        settle(self, sizes, norm=NORMS, attention=IMPLEMENTATIONS)
         if self.head_dim % 2:
             raise ValueError(
                 f"PalmConfig.head_dim must be even, found {self.head_dim}: rotary position"
@@ -99,8 +108,9 @@ class Rotations(nnx.Pytree):
     def __init__(self, positions: Int[Array, "#batch length"], head_dim: int, max_timescale: float):
         exponents = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
         angles = positions[..., None].astype(jnp.float32) * max_timescale**-exponents
-        self.cos = jnp.cos(angles)  # [#batch, length, kv / 2], float32
-        self.sin = jnp.sin(angles)
+        # Of both elements of each pair: [#batch, length, kv], float32.
+        self.cos = jnp.repeat(jnp.cos(angles), 2, axis=-1)
+        self.sin = jnp.repeat(jnp.sin(angles), 2, axis=-1)
 
     def turn_heads(
         self, x: Float[Array, "batch length heads kv"]
@@ -113,26 +123,13 @@ class Rotations(nnx.Pytree):
         return _turn(x, self.cos, self.sin)
 
 
-def _turn(x: Array, cos: Array, sin: Array) -> Array:
-    even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
-    turned = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
-    return turned.reshape(x.shape).astype(x.dtype)
-
-
-def prefix_mask(
-    real: Bool[Array, "batch length"],
-    segments: Int[Array, "batch length"] | None = None,
-    prefix: Bool[Array, "batch length"] | None = None,
-) -> Bool[Array, "batch length length"]:
-    """True where a position (axis 1) may attend to another (axis 2).
-
-    That is, where both are real tokens of the same segment and the other is not later, or both are
-    in the prefix (`decoder_causal_attention`), which sees itself whole.
-    """
-    allowed = causal_mask(real.shape[1])
-    if prefix is not None:
-        allowed = allowed | (prefix[:, :, None] & prefix[:, None, :])
-    return attention_mask(real, real, segments, segments) & allowed
+def _turn(x: Float[Array, "*rows kv"], cos: Array, sin: Array) -> Float[Array, "*rows kv"]:
+    # (a, b) becomes (-b, a) by a product with a matrix of 0, 1, -1, which is exact: TPUs multiply
+    # at once what they are slow to pick from the lanes of a register.
+    pairs = jnp.asarray([[0.0, 1.0], [-1.0, 0.0]], x.dtype)
+    quarter_turn = jnp.kron(jnp.eye(x.shape[-1] // 2, dtype=x.dtype), pairs)
+    turned = jnp.einsum("...d,de->...e", x, quarter_turn, precision=jax.lax.Precision.HIGHEST)
+    return (x.astype(jnp.float32) * cos + turned.astype(jnp.float32) * sin).astype(x.dtype)
 
 
 class MultiQueryAttention(nnx.Module):
@@ -162,7 +159,7 @@ class MultiQueryAttention(nnx.Module):
         """Queries, turned by their positions and scaled."""
         joined = self.query(x, "joined_kv", dtype, fold(dropout_key, 1))
         shape = (*x.shape[:2], self.num_heads, joined.shape[2] // self.num_heads)
-        layout = out_sharding("batch", "length", "heads", "kv")
+        layout = out_sharding("batch", None, "heads", "kv")
         heads = jnp.reshape(joined, shape, out_sharding=layout)
         return rotations.turn_heads(heads) * jnp.asarray(shape[-1] ** -0.5, dtype)
 
@@ -173,9 +170,14 @@ class MultiQueryAttention(nnx.Module):
         dtype: jnp.dtype,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch k kv"], Float[Array, "batch k kv"]]:
-        """The key, turned by its position, and the value."""
+        """The key, turned by its position, and the value; whole along the length.
+
+        x may be split along it: each device then makes its part, and the parts are gathered.
+        """
         key = self.key(x, "kv", dtype, fold(dropout_key, 2))
-        return rotations.turn(key), self.value(x, "kv", dtype, fold(dropout_key, 3))
+        value = self.value(x, "kv", dtype, fold(dropout_key, 3))
+        key, value = (constrain(part, "batch", None, None) for part in (key, value))
+        return rotations.turn(key), value
 
     def project_out(
         self,
@@ -184,7 +186,7 @@ class MultiQueryAttention(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch q embed"]:
         shape = (*x.shape[:2], x.shape[2] * x.shape[3])
-        joined = jnp.reshape(x, shape, out_sharding=out_sharding("batch", "length", "joined_kv"))
+        joined = jnp.reshape(x, shape, out_sharding=out_sharding("batch", None, "joined_kv"))
         return self.out(joined, "embed", dtype, fold(dropout_key, 4))
 
     def attend(
@@ -192,21 +194,18 @@ class MultiQueryAttention(nnx.Module):
         query: Float[Array, "batch q heads kv"],
         key: Float[Array, "batch k kv"],
         value: Float[Array, "batch k kv"],
-        mask: Bool[Array, "#batch q k"],
-        *,
-        dtype: jnp.dtype,
-        float32_logits: bool = False,
-        dropout_rate: float = 0.0,
+        seen: Visibility | Bool[Array, "#batch q k"],
+        config: PalmConfig,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch q embed"]:
-        """What the layer adds for these queries, over the keys that the mask lets each see."""
-        if float32_logits:
+        """What the layer adds for these queries; on a mesh a partial sum, for `layout.complete`."""
+        if config.float32_attention_logits:
             query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-        axes = ("batch", "heads", "length", "length")
-        logits = einsum("bqhd,bkd->bhqk", query, key, axes)
-        probs = attention_probs(logits, mask[:, None], None, dtype)
-        probs = dropout(probs, dropout_rate, dropout_key, axes)
-        mixed = einsum("bhqk,bkd->bqhd", probs, value, ("batch", "length", "heads", "kv"))
+        shape, dtype = (key.shape[0], key.shape[1], self.num_heads), jnp.dtype(config.dtype)
+        kept = kept_keys(shape, config.dropout_rate, dropout_key, dtype)
+        key, value = key[:, :, None], value[:, :, None]
+        implementation = resolve(config.attention, config.dtype)
+        mixed = dot_product_attention(query, key, value, seen, None, kept, implementation)
         return self.project_out(mixed, dtype, dropout_key)
 
 
@@ -229,24 +228,24 @@ class PalmLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length embed"],
-        mask: Bool[Array, "batch length length"],
+        seen: Visibility,
         rotations: Rotations,
         config: PalmConfig,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length embed"]:
-        dtype, rate = jnp.dtype(config.dtype), config.dropout_rate
+        dtype = jnp.dtype(config.dtype)
         y = self.layer_norm(x, dtype)
+        whole = whole_length(y)
         attended = self.attention.attend(
-            self.attention.project_query(y, rotations, dtype, fold(key, 1)),
+            self.attention.project_query(whole, rotations, dtype, fold(key, 1)),
             *self.attention.project_key_value(y, rotations, dtype, fold(key, 1)),
-            mask,
-            dtype=dtype,
-            float32_logits=config.float32_attention_logits,
-            dropout_rate=rate,
-            dropout_key=fold(key, 1),
+            seen,
+            config,
+            fold(key, 1),
         )
-        fed = self.feed_forward(y, config, fold(key, 3))
-        return x + dropout(attended + fed, rate, fold(key, 0), _RESIDUAL)
+        fed = self.feed_forward(whole, config, fold(key, 3))
+        added = complete(attended, fed)
+        return x + dropout(added, config.dropout_rate, fold(key, 0), _RESIDUAL)
 
     def feed_forward(
         self,
@@ -254,7 +253,7 @@ class PalmLayer(nnx.Module):
         config: PalmConfig,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length embed"]:
-        """The MLP of normalised states."""
+        """The MLP of normalised states; on a mesh a partial sum, for `layout.complete`."""
 
         def drop(hidden: Array) -> Array:
             return dropout(hidden, config.dropout_rate, key, ("batch", "length", "mlp"))
@@ -278,7 +277,7 @@ class PalmDecoder(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length embed"],
-        mask: Bool[Array, "batch length length"],
+        seen: Visibility,
         rotations: Rotations,
         config: PalmConfig,
         key: Key[Array, ""] | None,
@@ -286,7 +285,7 @@ class PalmDecoder(nnx.Module):
         """Normalised states; `Palm.logits` turns them into logits."""
 
         def apply(layer: PalmLayer, x: Array, key: Array | None) -> Array:
-            return layer(x, mask, rotations, config, key)
+            return layer(x, seen, rotations, config, key)
 
         rate = config.dropout_rate
         x = dropout(x, rate, fold(key, 0), _RESIDUAL)
@@ -314,20 +313,31 @@ class Palm(nnx.Module):
         """Float32 logits of every position, by teacher forcing.
 
         Args:
+          batch: see `states`.
+          dropout_key: None for no dropout.
+        """
+        return self.logits(self.states(batch, dropout_key), fold(dropout_key, 3))
+
+    def states(
+        self, batch: Mapping[str, Array], dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch length embed"]:
+        """Normalised states of every position, of which `logits` makes logits.
+
+        Args:
           batch: decoder_input_tokens, decoder_target_tokens (for the padding mask) and, if packed,
             decoder_segment_ids and decoder_positions. With decoder_causal_attention, inputs see
             each other (prefix language model); without, attention is causal throughout.
           dropout_key: None for no dropout.
         """
         targets, prefix = batch["decoder_target_tokens"], batch.get("decoder_causal_attention")
-        segments, positions = batch.get("decoder_segment_ids"), batch.get("decoder_positions")
+        segments = segments_of(targets > 0, batch.get("decoder_segment_ids"))
         prefix = None if prefix is None else prefix > 0
-        mask = prefix_mask(targets > 0, segments, prefix)
+        seen = Visibility(segments, segments, causal=True, prefix=prefix)
+        positions = batch.get("decoder_positions")
         if positions is None:
             positions = jnp.arange(targets.shape[1])[None]
         x = self.embed(batch["decoder_input_tokens"])
-        states = self.decoder(x, mask, self.rotations(positions), self.config, dropout_key)
-        return self.logits(states, fold(dropout_key, 3))
+        return self.decoder(x, seen, self.rotations(positions), self.config, dropout_key)
 
     def embed(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length embed"]:
         """Embeddings in `config.dtype`."""
@@ -337,12 +347,18 @@ class Palm(nnx.Module):
         """What turns queries and keys at these positions, which count from 0 in each segment."""
         return Rotations(positions, self.config.head_dim, self.config.max_timescale)
 
+    def head(self) -> Head | None:
+        """The output head for the loss; None if it has an adapter: take `logits` then."""
+        dense = None if self.config.logits_via_embedding else self.decoder.logits_dense
+        return output_head(self.token_embedder, dense, self.config.dtype)
+
     def logits(
         self,
         states: Float[Array, "batch length embed"],
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length vocab"]:
         """Float32 logits of normalised states; the key is for an adapter of the output head."""
+        states = whole_length(states)
         if self.config.logits_via_embedding:
             return self.token_embedder.attend(states)
         return self.decoder.logits_dense(states, "vocab", jnp.dtype("float32"), dropout_key)

@@ -16,13 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from flan_jax.models.attention import (
-    MultiHeadAttention,
-    RelativePositionBias,
-    attention_mask,
-    causal_mask,
-)
+from flan_jax.layout import complete, whole_length
+from flan_jax.models.attention import MultiHeadAttention, RelativePositionBias
 from flan_jax.models.config_checks import settle
+from flan_jax.models.dot_product import IMPLEMENTATIONS, Visibility, resolve, segments_of
+from flan_jax.models.head_loss import Head
 from flan_jax.models.layer_stack import fold, scan_layers
 from flan_jax.models.layers import (
     Dense,
@@ -30,6 +28,7 @@ from flan_jax.models.layers import (
     MlpBlock,
     RMSNorm,
     dropout,
+    output_head,
     stack_layers,
 )
 from flan_jax.models.lora import LoraConfig, add_adapters
@@ -50,10 +49,9 @@ class T5Config:
       mlp_activations: multiplied together; ("gelu", "linear") is gated GELU.
       logits_via_embedding: use the embedding as output head, logits scaled by emb_dim**-0.5.
       float32_attention_logits: compute query @ key in float32 too.
-      remat_policy: what the backward pass recomputes: "none", "full" (all but each layer's
-        input) or "dots" (all but matrix products without batch dimensions). With fsdp > 1 use
-        one of the latter two: "none" keeps every layer's gathered parameters until the backward
-        pass.
+      attention: what computes attention: see `flan_jax.models.dot_product`.
+      remat_policy: what the backward pass computes again: see `layer_stack.scan_layers`. With
+        fsdp > 1, "none" keeps every layer's gathered parameters until the backward pass.
       relative_attention_per_layer: each layer has a relative position bias of its own, as in umT5
         and T5X's scalable_t5; else the layers of a stack share one.
       lora: low-rank adapters beside the kernels it names; None for none.
@@ -71,6 +69,7 @@ class T5Config:
     dtype: str = "bfloat16"
     logits_via_embedding: bool = False
     float32_attention_logits: bool = False
+    attention: str = "auto"
     remat_policy: str = "none"
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
@@ -79,7 +78,7 @@ class T5Config:
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers")
-        settle(self, (*sizes, "head_dim", "mlp_dim"))
+        settle(self, (*sizes, "head_dim", "mlp_dim"), attention=IMPLEMENTATIONS)
 
 
 @gin.configurable(module="network")
@@ -113,6 +112,7 @@ def _attend(config: T5Config, block: MultiHeadAttention, key: Array | None) -> C
     return functools.partial(
         block,
         dtype=jnp.dtype(config.dtype),
+        implementation=resolve(config.attention, config.dtype),
         float32_logits=config.float32_attention_logits,
         dropout_rate=config.dropout_rate,
         dropout_key=key,
@@ -134,18 +134,19 @@ class EncoderLayer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length embed"],
-        mask: Bool[Array, "batch length length"],
-        bias: Float[Array, "heads length length"] | None,
+        seen: Visibility | Bool[Array, "batch length length"],
+        bias: Float[Array, "heads ..."] | None,
         config: T5Config,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length embed"]:
         dtype, drop = jnp.dtype(config.dtype), _dropouts(config, key)
         if bias is None:
-            bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
-        y = self.pre_attention_layer_norm(x, dtype)
-        x = x + drop(0, _attend(config, self.attention, fold(key, 1))(y, y, mask, bias))
-        y = self.pre_mlp_layer_norm(x, dtype)
-        return x + drop(2, _mlp(self.mlp, y, config, fold(key, 3)))
+            bias = _bias(self.relpos_bias, x, config)
+        y = whole_length(self.pre_attention_layer_norm(x, dtype))
+        attend = _attend(config, self.attention, fold(key, 1))
+        x = x + drop(0, complete(attend(y, y, seen, bias)))
+        y = whole_length(self.pre_mlp_layer_norm(x, dtype))
+        return x + drop(2, complete(_mlp(self.mlp, y, config, fold(key, 3))))
 
 
 class DecoderLayer(nnx.Module):
@@ -166,22 +167,23 @@ class DecoderLayer(nnx.Module):
         self,
         x: Float[Array, "batch length embed"],
         encoded: Float[Array, "batch inputs_length embed"],
-        mask: Bool[Array, "batch length length"],
-        cross_mask: Bool[Array, "batch length inputs_length"],
-        bias: Float[Array, "heads length length"] | None,
+        seen: Visibility | Bool[Array, "batch length length"],
+        cross_seen: Visibility | Bool[Array, "batch length inputs_length"],
+        bias: Float[Array, "heads ..."] | None,
         config: T5Config,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length embed"]:
         dtype, drop = jnp.dtype(config.dtype), _dropouts(config, key)
         if bias is None:
-            bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
-        y = self.pre_self_attention_layer_norm(x, dtype)
-        x = x + drop(0, _attend(config, self.self_attention, fold(key, 1))(y, y, mask, bias))
-        y = self.pre_cross_attention_layer_norm(x, dtype)
+            bias = _bias(self.relpos_bias, x, config)
+        y = whole_length(self.pre_self_attention_layer_norm(x, dtype))
+        attend = _attend(config, self.self_attention, fold(key, 1))
+        x = x + drop(0, complete(attend(y, y, seen, bias)))
+        y = whole_length(self.pre_cross_attention_layer_norm(x, dtype))
         cross = _attend(config, self.encoder_decoder_attention, fold(key, 4))
-        x = x + drop(5, cross(y, encoded, cross_mask, None))
-        y = self.pre_mlp_layer_norm(x, dtype)
-        return x + drop(2, _mlp(self.mlp, y, config, fold(key, 3)))
+        x = x + drop(5, complete(cross(y, encoded, cross_seen, None)))
+        y = whole_length(self.pre_mlp_layer_norm(x, dtype))
+        return x + drop(2, complete(_mlp(self.mlp, y, config, fold(key, 3))))
 
 
 def _relative_bias(
@@ -194,6 +196,11 @@ def _relative_bias(
         bidirectional,
         key,
     )
+
+
+def _bias(relpos_bias: RelativePositionBias, x: Array, config: T5Config) -> Array:
+    length, implementation = x.shape[1], resolve(config.attention, config.dtype)
+    return relpos_bias.for_attention(length, length, jnp.dtype(config.dtype), implementation)
 
 
 class Encoder(nnx.Module):
@@ -212,7 +219,7 @@ class Encoder(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch length embed"],
-        mask: Bool[Array, "batch length length"],
+        seen: Visibility,
         config: T5Config,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length embed"]:
@@ -220,10 +227,10 @@ class Encoder(nnx.Module):
         x = _dropouts(config, fold(key, 0))(0, x)
         bias = None
         if not config.relative_attention_per_layer:
-            bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
+            bias = _bias(self.relpos_bias, x, config)
 
         def apply(layer: EncoderLayer, x: Array, key: Array | None) -> Array:
-            return layer(x, mask, bias, config, key)
+            return layer(x, seen, bias, config, key)
 
         x = scan_layers(self.layers, x, apply, config.remat_policy, fold(key, 1))
         # T5X does not share this one mask along the length; every other one it does.
@@ -251,8 +258,8 @@ class Decoder(nnx.Module):
         self,
         x: Float[Array, "batch length embed"],
         encoded: Float[Array, "batch inputs_length embed"],
-        mask: Bool[Array, "batch length length"],
-        cross_mask: Bool[Array, "batch length inputs_length"],
+        seen: Visibility | Bool[Array, "batch length length"],
+        cross_seen: Visibility | Bool[Array, "batch length inputs_length"],
         config: T5Config,
         key: Key[Array, ""] | None,
     ) -> Float[Array, "batch length embed"]:
@@ -261,10 +268,11 @@ class Decoder(nnx.Module):
         x = _dropouts(config, fold(key, 0))(0, x)
         bias = None
         if not config.relative_attention_per_layer:
-            bias = self.relpos_bias(x.shape[1], x.shape[1], dtype)
+            bias = _bias(self.relpos_bias, x, config)
+        encoded = whole_length(encoded)  # once for all layers
 
         def apply(layer: DecoderLayer, x: Array, key: Array | None) -> Array:
-            return layer(x, encoded, mask, cross_mask, bias, config, key)
+            return layer(x, encoded, seen, cross_seen, bias, config, key)
 
         x = scan_layers(self.layers, x, apply, config.remat_policy, fold(key, 1))
         return _dropouts(config, fold(key, 2))(0, self.decoder_norm(x, dtype))
@@ -291,24 +299,28 @@ class T5(nnx.Module):
         """Float32 logits of every target position, by teacher forcing.
 
         Args:
+          batch: see `states`.
+          dropout_key: None for no dropout.
+        """
+        return self.logits(self.states(batch, dropout_key), fold(dropout_key, 2))
+
+    def states(
+        self, batch: Mapping[str, Array], dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "batch length embed"]:
+        """Normalised decoder states of every target position, of which `logits` makes logits.
+
+        Args:
           batch: encoder_input_tokens, decoder_input_tokens, decoder_target_tokens (for the padding
             mask) and, if packed, encoder_segment_ids and decoder_segment_ids.
           dropout_key: None for no dropout.
         """
         tokens, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
-        encoder_segments = batch.get("encoder_segment_ids")
-        decoder_segments = batch.get("decoder_segment_ids")
-        encoded = self.encode(
-            tokens, encoder_segment_ids=encoder_segments, dropout_key=fold(dropout_key, 0)
-        )
+        inputs = segments_of(tokens > 0, batch.get("encoder_segment_ids"))
+        outputs = segments_of(targets > 0, batch.get("decoder_segment_ids"))
+        encoded = self._encode(tokens, inputs, fold(dropout_key, 0))
         x = self.token_embedder(batch["decoder_input_tokens"], jnp.dtype(self.config.dtype))
-        real = targets > 0
-        mask = attention_mask(real, real, decoder_segments, decoder_segments)
-        mask &= causal_mask(targets.shape[1])
-        cross_mask = attention_mask(real, tokens > 0, decoder_segments, encoder_segments)
-        key = fold(dropout_key, 1)
-        states = self.decoder(x, encoded, mask, cross_mask, self.config, key)
-        return self.logits(states, fold(dropout_key, 2))
+        seen, cross_seen = Visibility(outputs, outputs, causal=True), Visibility(outputs, inputs)
+        return self.decoder(x, encoded, seen, cross_seen, self.config, fold(dropout_key, 1))
 
     def encode(
         self,
@@ -318,10 +330,17 @@ class T5(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length embed"]:
         """Encoder states in `config.dtype`; padding (id 0) is masked on both sides."""
-        real = encoder_input_tokens > 0
-        mask = attention_mask(real, real, encoder_segment_ids, encoder_segment_ids)
-        x = self.token_embedder(encoder_input_tokens, jnp.dtype(self.config.dtype))
-        return self.encoder(x, mask, self.config, dropout_key)
+        segments = segments_of(encoder_input_tokens > 0, encoder_segment_ids)
+        return self._encode(encoder_input_tokens, segments, dropout_key)
+
+    def _encode(self, tokens: Array, segments: Array, dropout_key: Array | None) -> Array:
+        x = self.token_embedder(tokens, jnp.dtype(self.config.dtype))
+        return self.encoder(x, Visibility(segments, segments), self.config, dropout_key)
+
+    def head(self) -> Head | None:
+        """The output head for the loss; None if it has an adapter: take `logits` then."""
+        dense = None if self.config.logits_via_embedding else self.decoder.logits_dense
+        return output_head(self.token_embedder, dense, self.config.dtype)
 
     def logits(
         self,
@@ -329,6 +348,7 @@ class T5(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "batch length vocab"]:
         """Float32 logits of decoder states; the key is for an adapter of the output head."""
+        states = whole_length(states)
         if self.config.logits_via_embedding:
             return self.token_embedder.attend(states)
         return self.decoder.logits_dense(states, "vocab", jnp.dtype("float32"), dropout_key)

@@ -10,8 +10,10 @@ import jax
 from jax.sharding import NamedSharding
 
 from flan_jax.data.reader import Batch, DatasetConfig, eval_batches
+from flan_jax.distributed import compile_together
 from flan_jax.errors import UserError
 from flan_jax.evaluation.trained_on import trained_before
+from flan_jax.global_batches import process_rows
 from flan_jax.mixing import MixtureDefinition
 from flan_jax.models.language_model import LanguageModel
 from flan_jax.overlap.held_out import Trained
@@ -76,10 +78,12 @@ class Evaluator:
             self._write(step, row)
             display.say(f"step {step}  validation loss {row['loss']:.3f}")
         if self._infer_eval is not None:
-            sharding = self._setup.partitioner.batch_sharding(self._setup.mesh)
-            message = self._infer_eval.evaluate(
-                self._setup.model, params, sharding, step, self._model_dir, self._trained
-            )
+            sharding = self._setup.batch_sharding
+            setup = self._setup
+            with setup.partitioner.for_decoding().use(setup.mesh):
+                message = self._infer_eval.evaluate(
+                    setup.model, params, sharding, step, self._model_dir, self._trained
+                )
             display.say(f"step {step}  {message}")
 
     def _loss(self, params: Any) -> dict[str, Any]:
@@ -87,7 +91,10 @@ class Evaluator:
         sums = MetricSums(self._tasks)
         measured = 0
         for batch in self._local_batches(self._dataset):
-            sums.add(jax.device_get(self._step_fn(params, self._setup.put_batch(batch))))
+            placed = self._setup.put_batch(batch)
+            if not measured:
+                compile_together(self._step_fn, params, placed)
+            sums.add(jax.device_get(self._step_fn(params, placed)))
             measured += 1
         if not measured:
             raise UserError(
@@ -99,8 +106,9 @@ class Evaluator:
 
     def _local_batches(self, dataset: DatasetConfig) -> Iterator[Batch]:
         """This process's rows of each evaluation batch."""
-        share = dataset.batch_size // jax.process_count()
-        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        setup = self._setup
+        sharding = setup.partitioner.batch_sharding(setup.mesh, dataset.batch_size)
+        mine = process_rows(sharding, dataset.batch_size)
         for batch in eval_batches(dataset, self._maker, self._eval_steps):
             yield {name: rows[mine] for name, rows in batch.items()}
 

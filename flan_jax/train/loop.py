@@ -27,9 +27,11 @@ from flan_jax.data.examples import ExampleMaker
 from flan_jax.data.packing import padding_fractions
 from flan_jax.data.reader import Batch, DatasetConfig, make_schedule, train_dataset
 from flan_jax.data.seqio_reader import SeqioExamples
+from flan_jax.distributed import barrier, compile_together
 from flan_jax.errors import UserError
 from flan_jax.files import write_atomically
 from flan_jax.fingerprint import mixture_hash, shares_hash
+from flan_jax.global_batches import process_rows, process_share
 from flan_jax.mixing import held_out_tasks
 from flan_jax.models.architecture import differences, from_document, to_document
 from flan_jax.models.language_model import LanguageModel
@@ -128,6 +130,7 @@ def train(
         return None
     first_process = jax.process_index() == 0
     save = checkpoint_cfg.save if checkpoint_cfg else None
+    barrier("set up")  # the first collective does not wait for long
     checkpoints = CheckpointManager(model_dir, save)
     with setup.use_mesh(), contextlib.closing(checkpoints):
         state, document = _restore_or_start(setup, checkpoints, checkpoint_cfg)
@@ -170,7 +173,10 @@ def train(
             while step < total_steps and not stopped:
                 batch = next(batches)
                 counts = take_counts(batch)
-                state, metrics = step_fn(state, setup.put_batch(batch))
+                placed = setup.put_batch(batch)
+                if step == first_step:
+                    compile_together(step_fn, state, placed)
+                state, metrics = step_fn(state, placed)
                 step += 1
                 # Reads the step before this one, while this one is being computed.
                 reporter.add(step, batch, metrics, counts)
@@ -212,7 +218,8 @@ class _Reporter:
         self._setup, self._model_dir = setup, model_dir
         self._writer, self._display = writer, display
         self._period, self._last_step = period, last_step
-        self._sums, self._clock = MetricSums(setup.maker.task_names), Clock()
+        share = process_share(setup.batch_sharding)
+        self._sums, self._clock = MetricSums(setup.maker.task_names), Clock(float(share))
         self._repeats = repeats
         self._truncation = np.zeros((len(setup.maker.task_names), 3), np.int64)
         self._pending: tuple[int, Batch, Any, Batch] | None = None
@@ -257,8 +264,7 @@ def _open_batches(
         train_dataset(
             config,
             setup.maker,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=process_rows(setup.batch_sharding, config.batch_size),
             counted=True,
         )
     )

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from flan_jax.data.packing import count_tokens
@@ -66,7 +65,9 @@ class MetricSums:
 class Clock:
     """Steps and tokens per second since the last row."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 1.0) -> None:
+        """`share` of a global batch is what this process counts."""
+        self._share = share
         self.restart()
 
     def restart(self) -> None:
@@ -75,7 +76,7 @@ class Clock:
 
     def count(self, batch: Batch) -> None:
         """Counts tokens that are not padding, of inputs and targets, of all processes."""
-        self._tokens += count_tokens(batch) * jax.process_count()
+        self._tokens += count_tokens(batch) / self._share
         self._steps += 1
 
     def rates(self) -> dict[str, float]:

@@ -2,11 +2,16 @@
 
 T5X's non-scanned models have one parameter a layer, and Adafactor's factoring, update clipping and
 parameter scale act on each. Here the layers share one array with a leading axis "layers", so the
-per-parameter transformation (optax's building blocks) is mapped over that axis: the same numbers.
+update of one parameter is mapped over that axis: the same numbers.
+
+It is written for few passes over memory, which is all that it costs: reductions of the gradient and
+of the parameter, then one pass that makes the update. (As a chain of optax's transformations, whose
+results are the same but for rounding, it took 1.5 times as long on CPU.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -174,44 +179,77 @@ class Adafactor:
     def _factored_dims(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         return factored_dims(shape, self.min_dim_size_to_factor) if self.factored else None
 
-    def _second_moments(self) -> optax.GradientTransformation:
-        return optax.scale_by_factored_rms(
-            factored=self.factored,
-            decay_rate=self.decay_rate,
-            step_offset=self.step_offset,
-            min_dim_size_to_factor=self.min_dim_size_to_factor,
-            epsilon=self.epsilon1,
-        )
-
     def _init_leaf(self, param: Array) -> _Slots:
-        state: Any = self._second_moments().init(param)
-        momentum = jnp.zeros((1,)) if self.beta1 is None else jnp.zeros_like(param)
-        return _Slots(state.v_row, state.v_col, state.v, momentum)
+        def zeros(shape: Any) -> Array:
+            return jnp.zeros(shape, param.dtype)
+
+        # A new array for each slot: one that is in two slots could not be donated.
+        dims = self._factored_dims(param.shape)
+        momentum = jnp.zeros((1,)) if self.beta1 is None else zeros(param.shape)
+        if dims is None:
+            return _Slots(zeros((1,)), zeros((1,)), zeros(param.shape), momentum)
+        columns, rows = (zeros(np.delete(param.shape, dim)) for dim in dims)
+        return _Slots(rows, columns, zeros((1,)), momentum)
 
     def _leaf_update(self, count: Array, rate: Array) -> Callable[..., _Update]:
         """Update of one parameter of one layer."""
-        second_moments = self._second_moments()
-        scalings = []
-        if self.clipping_threshold is not None:
-            scalings.append(optax.clip_by_block_rms(self.clipping_threshold))
-        if self.multiply_by_parameter_scale:
-            scalings.append(optax.scale_by_param_block_rms(self.epsilon2))
-        scaling = optax.chain(*scalings)
+        decay = 1.0 - jnp.asarray(count - self.step_offset + 1, jnp.float32) ** -self.decay_rate
 
         def step(grad: Array, param: Array, slots: _Slots) -> _Update:
-            moments: Any = optax.FactoredState(count, slots.v_row, slots.v_col, slots.v)
-            update: Any = grad.astype(jnp.float32)
-            update, moments = second_moments.update(update, moments, param)
-            update, _ = scaling.update(update, scaling.init(param), param)
-            update, momentum = rate * update, slots.m
+            grad = grad.astype(jnp.float32)
+            moments, inverses = self._second_moments(grad, slots, decay)
+            first, *others = (jnp.sqrt(inverse) for inverse in inverses)
+            # Numbers that scale the whole parameter go into the smallest array.
+            first = first * (rate * self._scale(grad, param, inverses))
+            update = math.prod(others, start=first * grad)
+            momentum = slots.m
             if self.beta1 is not None:
                 update = momentum = self.beta1 * slots.m + (1.0 - self.beta1) * update
-            decay = self._weight_decay(rate)
-            if decay is not None:
-                update = update + decay * param
+            shrinking = self._weight_decay(rate)
+            if shrinking is not None:
+                update = update + shrinking * param
             return _Update(-update, moments.v_row, moments.v_col, moments.v, momentum)
 
         return step
+
+    def _second_moments(
+        self, grad: Array, slots: _Slots, decay: Array
+    ) -> tuple[_Slots, tuple[Array, ...]]:
+        """The new moments, and the inverses of what they estimate the gradient's square to be.
+
+        These are one array of the parameter's shape, or a row's and a column's, to be multiplied.
+        """
+
+        def average(old: Array, axes: tuple[int, ...] = ()) -> Array:
+            mean = jnp.mean(jnp.square(grad), axis=axes) + self.epsilon1
+            return (decay * old + (1.0 - decay) * mean).astype(old.dtype)
+
+        dims = self._factored_dims(grad.shape)
+        if dims is None:
+            moments = slots._replace(v=average(slots.v))
+            return moments, (1.0 / moments.v,)
+        second, largest = dims
+        rows, columns = average(slots.v_row, (largest,)), average(slots.v_col, (second,))
+        mean = jnp.mean(rows, axis=second - (second > largest), keepdims=True)
+        by_row, by_column = (
+            jnp.expand_dims(mean / rows, largest),
+            jnp.expand_dims(1 / columns, second),
+        )
+        return slots._replace(v_row=rows, v_col=columns), (by_row, by_column)
+
+    def _scale(self, grad: Array, param: Array, inverses: tuple[Array, ...]) -> Array | float:
+        """Clipping of the update's RMS, times the parameter's RMS: a number per parameter."""
+        scale: Array | float = 1.0
+        if self.clipping_threshold is not None:
+            # Sums of squares without an array of the unclipped update: as it would be used again,
+            # it would be written to memory.
+            first, *others = inverses
+            square = (grad * first) * math.prod(others, start=grad)
+            scale = 1.0 / jnp.maximum(1.0, jnp.sqrt(jnp.mean(square)) / self.clipping_threshold)
+        if self.multiply_by_parameter_scale:
+            size = jnp.sqrt(jnp.mean(jnp.square(param)))
+            scale = scale * jnp.maximum(size, self.epsilon2)
+        return scale
 
     def _weight_decay(self, rate: Array) -> Array | float | None:
         if not self.weight_decay_rate_lr_exponent:

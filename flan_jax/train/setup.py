@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from flan_jax.checkpoints.initial import resolve_path, restore_initial
@@ -19,6 +19,7 @@ from flan_jax.data.examples import ExampleMaker
 from flan_jax.data.reader import Batch, DatasetConfig
 from flan_jax.data.seqio_reader import SeqioExamples
 from flan_jax.errors import UserError
+from flan_jax.global_batches import global_batch
 from flan_jax.models.language_model import LanguageModel
 from flan_jax.sharding import PjitPartitioner, logical_axes, named_leaves, with_shardings
 from flan_jax.train.state import TrainState
@@ -58,14 +59,14 @@ class Setup:
         """A key that depends on the seed and purpose alone: 0 parameters, 1 dropout."""
         return jax.random.fold_in(jax.random.key(self.seed, impl=self.rng_impl), purpose)
 
+    @property
+    def batch_sharding(self) -> NamedSharding:
+        """How the rows of a batch are split over the mesh."""
+        return self.partitioner.batch_sharding(self.mesh)
+
     def put_batch(self, batch: Batch) -> dict[str, jax.Array]:
         """This process's rows [rows, …] as part of global arrays split over the mesh."""
-        rows = next(iter(batch.values())).shape[0] * jax.process_count()
-        sharding = self.partitioner.batch_sharding(self.mesh, rows)
-        return {
-            name: jax.make_array_from_process_local_data(sharding, array)
-            for name, array in batch.items()
-        }
+        return global_batch(batch, self.batch_sharding)
 
     def fresh_state(self) -> TrainState:
         """A state with random parameters, created where it will live."""
@@ -118,31 +119,59 @@ def make_setup(
         does not fit the devices or the model, or the dataset is at fault.
     """
     _check_vocabularies(model)
-    if model.optimizer_def is None:
-        raise UserError(f"models.{type(model).__name__}.optimizer_def is not set: bind OPTIMIZER")
     check_parts(dataset.batch_size, trainer.parts)
     maker = dataset.example_maker(model.input_vocabulary, model.output_vocabulary, seed)
     try:
         mesh = partitioner.make_mesh()
         partitioner.batch_sharding(mesh, dataset.batch_size // trainer.parts)
-        with partitioner.use(mesh):
-            abstract_params = jax.eval_shape(model.init, jax.random.key(0))
-            axes = logical_axes(abstract_params)
-            selected = trainer.select(abstract_params)
-            abstract_params = selected.stored(abstract_params)
-            trained, trained_axes = selected.of(abstract_params), selected.of(axes)
-            optimizer = model.optimizer_def.create(trainer.learning_rate_fn, trained_axes)
-            abstract_opt = jax.eval_shape(optimizer.init, trained)
-            opt_axes = model.optimizer_def.state_axes(trained_axes, trained)
-            step: Any = jax.ShapeDtypeStruct((), np.int32, sharding=NamedSharding(mesh, P()))
-            abstract = TrainState(
-                step,
-                with_shardings(abstract_params, partitioner.shardings(axes, mesh, abstract_params)),
-                with_shardings(abstract_opt, partitioner.shardings(opt_axes, mesh, abstract_opt)),
-            )
     except ValueError as error:
         raise UserError(str(error)) from error
+    optimizer, abstract = abstract_train_state(model, trainer, partitioner, mesh)
     return Setup(model, trainer, optimizer, partitioner, mesh, maker, abstract, seed, rng_impl)
+
+
+def abstract_train_state(
+    model: LanguageModel,
+    trainer: Trainer,
+    partitioner: PjitPartitioner,
+    mesh: Mesh | AbstractMesh,
+) -> tuple[optax.GradientTransformationExtraArgs, TrainState]:
+    """The optimizer, and the train state's shapes, dtypes and shardings; allocates nothing.
+
+    Needs neither data nor vocabularies nor, with an AbstractMesh, devices.
+
+    Raises:
+      UserError: there is no optimizer, or the mesh does not fit the model.
+    """
+    try:
+        optimizer, shapes, axes = train_state_axes(model, trainer)
+        return optimizer, with_shardings(shapes, partitioner.shardings(axes, mesh, shapes))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def train_state_axes(
+    model: LanguageModel, trainer: Trainer
+) -> tuple[optax.GradientTransformationExtraArgs, TrainState, TrainState]:
+    """The optimizer, and the train state's shapes and logical axes, on no mesh yet.
+
+    Raises:
+      UserError: there is no optimizer, or `trainer` selects no parameters.
+    """
+    definition = model.optimizer_def
+    if definition is None:
+        raise UserError(f"models.{type(model).__name__}.optimizer_def is not set: bind OPTIMIZER")
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    axes = logical_axes(params)
+    selected = trainer.select(params)
+    params = selected.stored(params)
+    trained, trained_axes = selected.of(params), selected.of(axes)
+    optimizer = definition.create(trainer.learning_rate_fn, trained_axes)
+    opt_state = jax.eval_shape(optimizer.init, trained)
+    step: Any = jax.ShapeDtypeStruct((), np.int32)
+    shapes = TrainState(step, params, opt_state)
+    opt_axes = definition.state_axes(trained_axes, trained)
+    return optimizer, shapes, TrainState(P(), axes, opt_axes)  # pyright: ignore[reportArgumentType]
 
 
 def _check_vocabularies(model: LanguageModel) -> None:

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Key
 
 from flan_jax.errors import UserError
+from flan_jax.layout import out_sharding
 from flan_jax.models.language_model import LanguageModel
 from flan_jax.models.lora import has_dropout
 from flan_jax.suggestions import did_you_mean
@@ -140,8 +141,7 @@ def _accumulate(
     check_parts(size, parts)
     # Row i goes to microbatch i % parts: each device keeps its own rows.
     microbatches = {
-        name: jnp.moveaxis(rows.reshape(size // parts, parts, *rows.shape[1:]), 1, 0)
-        for name, rows in batch.items()
+        name: jnp.moveaxis(_in_parts(rows, parts), 1, 0) for name, rows in batch.items()
     }
 
     def one(total: Any, indexed: tuple[Array, Batch]) -> tuple[Any, None]:
@@ -154,6 +154,13 @@ def _accumulate(
     zeros = (jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, shapes[1]))
     total, _ = jax.lax.scan(one, zeros, (jnp.arange(parts), microbatches))
     return total
+
+
+def _in_parts(rows: Array, parts: int) -> Array:
+    """[batch, …] as [batch / parts, parts, …], split as the batch is over all its mesh axes."""
+    shape = (rows.shape[0] // parts, parts, *rows.shape[1:])
+    # Left to itself, `reshape` drops mesh axes of size 1, and types no longer agree.
+    return jnp.reshape(rows, shape, out_sharding=out_sharding("batch", *[None] * rows.ndim))
 
 
 def make_eval_step(model: LanguageModel, num_tasks: int) -> Callable[[Any, Batch], Sums]:

@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from flan_jax.cli import doctor
 from flan_jax.cli.doctor import Check
@@ -233,3 +234,32 @@ def test_the_machine_that_runs_the_tests_is_healthy(capsys: pytest.CaptureFixtur
     code = doctor.main(["--format", "json"])
     report = json.loads(capsys.readouterr().out)
     assert code == 0, [check for check in report["checks"] if check["status"] == "problem"]
+
+
+def test_the_tpu_compiler_is_the_one_that_jax_asks_for(monkeypatch: pytest.MonkeyPatch):
+    metadata = doctor.importlib.metadata
+    real = metadata.version
+    (wanted,) = {
+        str(requirement.specifier)
+        for requirement in map(Requirement, metadata.requires("jax") or [])
+        if requirement.name == "libtpu"
+    }
+    monkeypatch.setattr(
+        metadata, "version", lambda name: "0.0.1" if name == "libtpu" else real(name)
+    )
+    check = doctor.check_tpu_compiler()
+    assert check.status == "warning"
+    assert check.fix == f"pip install 'libtpu{wanted}'"
+    fitting = wanted.removeprefix("==").replace("*", "1")
+    monkeypatch.setattr(metadata, "version", lambda name: fitting)
+    assert doctor.check_tpu_compiler() == Check("tpu compiler", "ok", f"libtpu {fitting}")
+
+
+def test_without_the_tpu_compiler_all_is_well(monkeypatch: pytest.MonkeyPatch):
+    def version(name: str) -> str:
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    check = doctor.check_tpu_compiler()
+    assert check.status == "ok"
+    assert "[plan]" in check.fix

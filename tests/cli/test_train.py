@@ -93,7 +93,7 @@ def test_mistakes_in_gin_files_are_listed_before_jax_is_touched(runner: Runner, 
             {"network.T5Config.vocab_size": 256},
             "input_vocabulary has 384 ids, the model's vocab_size is only 256",
         ),
-        ({"DATA": 3}, "a mesh of data=3, fsdp=1, tensor=1 does not fit 1 devices"),
+        ({"DATA": 3}, "a mesh of replica=1, data=3, fsdp=1, tensor=1 does not fit 1 devices"),
         ({"NUM_MICROBATCHES": 3}, "BATCH_SIZE 8 must be a multiple of"),
         (
             {"MIXTURE_OR_TASK_MODULE": "no_such_tasks"},

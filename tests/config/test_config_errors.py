@@ -333,3 +333,15 @@ def test_no_single_slip_breaks_the_checks(good, folder):
             for problem in error.problems:  # each is somewhere, on one line
                 assert problem.location.source and "\n" not in problem.message, slip
     assert slips > 0.8 * len(text)
+
+
+def test_placeholders_stand_only_where_a_macro_is_said_to_be_required(good, complaints):
+    placeholders = {"MODEL_DIR": "", "TRAIN_STEPS": 0, "BATCH_SIZE": 1, "NOWHERE": 2}
+    load([good], [], required=("cfg_train",), placeholders=placeholders)
+    found = gin.get_configurable("cfg_train")()
+    assert (found["model_dir"], found["total_steps"]) == ("", 0)
+    assert found["train_dataset_cfg"].batch_size == 128
+    load([good], ["TRAIN_STEPS = 5"], required=("cfg_train",), placeholders=placeholders)
+    assert gin.get_configurable("cfg_train")()["total_steps"] == 5
+    (line,) = complaints([good], placeholders={"TRAIN_STEPS": 0})
+    assert "MODEL_DIR is required and not set" in line

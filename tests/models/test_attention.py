@@ -9,13 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flan_jax.models.attention import (
-    RelativePositionBias,
-    attention_mask,
-    attention_probs,
-    causal_mask,
-    relative_position_bucket,
-)
+from flan_jax.models.attention import RelativePositionBias, relative_position_bucket
+from flan_jax.models.dot_product import attention_mask, attention_probs, causal_mask
 
 
 def bucket_by_definition(offset: int, bidirectional: bool, buckets: int, max_distance: int) -> int:

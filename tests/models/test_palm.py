@@ -23,7 +23,9 @@ from flan_jax.data.decoder_only import (
     prefix_attention_mask,
 )
 from flan_jax.data.packing import TokenizedExample
-from flan_jax.models.palm import Palm, PalmConfig, Rotations, prefix_mask
+from flan_jax.models.dot_product import Visibility, segments_of
+from flan_jax.models.layer_stack import REMAT_POLICIES
+from flan_jax.models.palm import Palm, PalmConfig, Rotations
 from flan_jax.sharding import named_leaves
 from tests.models.palm_reference import logits_of_row
 
@@ -145,12 +147,13 @@ def test_mask_is_that_of_the_rows(examples, packed):
     rows = made or [build_decoder_only_row([e], LENGTH, packed=False) for e in examples]
     for row in rows:
         segments = row.get("decoder_segment_ids")
-        mask = prefix_mask(
+        segments = segments_of(
             jnp.asarray(row["decoder_target_tokens"] > 0)[None],
             None if segments is None else jnp.asarray(segments)[None],
-            jnp.asarray(row["decoder_causal_attention"] > 0)[None],
         )
-        np.testing.assert_array_equal(mask[0], prefix_attention_mask(row))
+        prefix = jnp.asarray(row["decoder_causal_attention"] > 0)[None]
+        seen = Visibility(segments, segments, causal=True, prefix=prefix)
+        np.testing.assert_array_equal(seen.mask()[0], prefix_attention_mask(row))
 
 
 @pytest.mark.parametrize("prefix", [False, True])
@@ -231,7 +234,7 @@ def test_gradients_are_finite_and_reach_every_parameter(batch):
 def test_rematerialisation_leaves_gradients_as_they_are(batch):
     model = make(CONFIG)
     expected = gradient_of(model, batch)
-    for policy in ("full", "dots"):
+    for policy in [p for p in REMAT_POLICIES if p != "none"]:
         again = init(dataclasses.replace(CONFIG, remat_policy=policy), jax.random.key(0))
         again = jax.tree.unflatten(jax.tree.structure(again), jax.tree.leaves(model))
         for name, gradient in gradient_of(again, batch).items():

@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from flan_jax.cli.gin_command import CONFIGURABLE_MODULES
 from flan_jax.config import load
 from flan_jax.models.decoder_only import DecoderOnlyModel
-from flan_jax.sharding import PjitPartitioner, logical_axes, named_leaves, with_shardings
+from flan_jax.sharding import MESH_AXES, PjitPartitioner, logical_axes, named_leaves, with_shardings
 from flan_jax.train.optimizer import create_learning_rate_scheduler
 
 GIN = Path(__file__).parents[2] / "gin"
@@ -120,8 +120,8 @@ def test_540b_is_split_over_512_devices():
     """Types carry layouts: tracing loss and gradient checks every one of them, without devices."""
     model = read("540b", "DROPOUT_RATE = 0.1")
     key = jax.eval_shape(lambda: jax.random.key(0))
-    kinds = (AxisType.Explicit,) * 3
-    mesh = AbstractMesh((1, 32, 16), ("data", "fsdp", "tensor"), axis_types=kinds)
+    kinds = (AxisType.Explicit,) * 4
+    mesh = AbstractMesh((1, 1, 32, 16), MESH_AXES, axis_types=kinds)
     partitioner = PjitPartitioner(fsdp=32, tensor=16)
     names = ["target_tokens", "input_tokens", "causal_attention", "segment_ids", "positions"]
     rows = {f"decoder_{name}": np.zeros((32, 2560), np.int32) for name in names}
@@ -129,7 +129,7 @@ def test_540b_is_split_over_512_devices():
         shapes = jax.eval_shape(model.init, key)
         axes = logical_axes(shapes)
         params = with_shardings(shapes, partitioner.shardings(axes, mesh, shapes))
-        layout = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+        layout = NamedSharding(mesh, PartitionSpec(("replica", "data", "fsdp")))
         batch = with_shardings(rows, dict.fromkeys(rows, layout))
         gradient = jax.eval_shape(
             jax.grad(lambda *arguments: model.loss_fn(*arguments)[0]), params, batch, key

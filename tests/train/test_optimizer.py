@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 from flan_jax.train.optimizer import Adafactor, factored_dims
@@ -87,6 +91,72 @@ def test_each_layer_is_its_own_parameter(options, by_hand):
                 **by_hand,
             )
             np.testing.assert_allclose(value[layer], expected, rtol=2e-5, atol=1e-6)
+
+
+def optax_chain(min_dim: int, clipping: float | None, scaled: bool) -> Any:
+    """Adafactor of one parameter by optax's transformations, at a learning rate of 0.3."""
+    parts = [optax.scale_by_factored_rms(min_dim_size_to_factor=min_dim)]
+    if clipping is not None:
+        parts.append(optax.clip_by_block_rms(clipping))
+    if scaled:
+        parts.append(optax.scale_by_param_block_rms(1e-3))
+    return optax.chain(*parts, optax.scale(-0.3))
+
+
+@pytest.mark.slow
+@given(
+    shape=st.sampled_from([(6,), (5, 9), (9, 5), (8, 8), (2, 30), (4, 5, 9)]),
+    seed=st.integers(0, 2**16),
+    scales=st.lists(st.sampled_from([0.0, 1e-20, 1e-8, 1.0, 1e6]), min_size=3, max_size=3),
+    clipping=st.sampled_from([None, 0.5, 1.0]),
+    scaled=st.booleans(),
+)
+@settings(max_examples=12, deadline=None)
+def test_it_equals_a_chain_of_optax_transformations(shape, seed, scales, clipping, scaled):
+    """Gradients of every size, and rows without any."""
+    rng = np.random.default_rng(seed)
+    param = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    stacked = len(shape) == 3
+    axes = {
+        "x": PartitionSpec(*(["layers"] if stacked else []), *["embed"] * (param.ndim - stacked))
+    }
+    definition = Adafactor(
+        learning_rate=0.3,
+        min_dim_size_to_factor=5,
+        clipping_threshold=clipping,
+        multiply_by_parameter_scale=scaled,
+    )
+    ours: Any = definition.create(None, axes)
+    theirs = optax_chain(5, clipping, scaled)
+    layers = list(param) if stacked else [param]
+    our_params, our_state = {"x": param}, ours.init({"x": param})
+    their_states = [theirs.init(layer) for layer in layers]
+    for scale in scales:
+        grad = jnp.asarray(rng.normal(size=shape) * scale, jnp.float32).at[..., 0].set(0.0)
+        updates, our_state = ours.update({"x": grad}, our_state, our_params)
+        steps = [
+            theirs.update(g, state, layer)
+            for g, state, layer in zip(
+                list(grad) if stacked else [grad], their_states, layers, strict=True
+            )
+        ]
+        expected = jnp.stack([step for step, _ in steps]) if stacked else steps[0][0]
+        their_states = [state for _, state in steps]
+        np.testing.assert_allclose(updates["x"], expected, rtol=1e-4, atol=1e-12)
+    for name in ("v_row", "v_col", "v"):
+        found = getattr(our_state, name)["x"]
+        wanted = [getattr(state[0], name) for state in their_states]
+        wanted = jnp.stack(wanted) if stacked else wanted[0]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, err_msg=name)
+
+
+def test_a_fresh_state_can_be_donated():
+    """No two slots are one array."""
+    params = make_params(0)
+    optimizer = Adafactor(learning_rate=0.1).create(None, AXES)
+    state = optimizer.init(params)
+    step = jax.jit(optimizer.update, donate_argnums=1)
+    assert int(step(params, state, params)[1].count) == 1
 
 
 def test_state_axes_drop_the_reduced_dimension():

@@ -136,6 +136,27 @@ def test_number_of_microbatches_is_checked(parts):
         Trainer(num_microbatches=parts)
 
 
+def compiled(config: T5Config, parts: int | None, batch: dict[str, np.ndarray]):
+    """(the step as the training loop compiles it, the state it takes)."""
+    step, state = make_step(config, Trainer(num_microbatches=parts))
+    return jax.jit(step, donate_argnums=0).lower(state, batch).compile(), state
+
+
+def test_the_whole_state_is_updated_in_place():
+    """No parameter and no slot of the optimizer is in memory twice."""
+    step, state = compiled(CONFIG, None, packed_batch())
+    kept = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+    assert step.memory_analysis().alias_size_in_bytes == kept
+
+
+def test_microbatches_take_less_memory():
+    """Of 4 parts a quarter is kept for the backward pass; the gradients are added up in place."""
+    big = {name: np.tile(rows, (8, 8)) for name, rows in packed_batch().items()}
+    whole, parts = (compiled(CONFIG, n, big)[0].memory_analysis() for n in (1, 4))
+    assert parts.alias_size_in_bytes == whole.alias_size_in_bytes
+    assert parts.temp_size_in_bytes < 0.4 * whole.temp_size_in_bytes
+
+
 def test_dropout_is_a_function_of_seed_step_and_microbatch():
     config = dataclasses.replace(CONFIG, dropout_rate=0.5)
 
