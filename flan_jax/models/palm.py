@@ -128,7 +128,8 @@ def _turn(x: Float[Array, "*rows kv"], cos: Array, sin: Array) -> Float[Array, "
     # at once what they are slow to pick from the lanes of a register.
     pairs = jnp.asarray([[0.0, 1.0], [-1.0, 0.0]], x.dtype)
     quarter_turn = jnp.kron(jnp.eye(x.shape[-1] // 2, dtype=x.dtype), pairs)
-    turned = jnp.einsum("...d,de->...e", x, quarter_turn, precision=jax.lax.Precision.HIGHEST)
+    with jax.named_scope("permutation"):
+        turned = jnp.einsum("...d,de->...e", x, quarter_turn, precision=jax.lax.Precision.HIGHEST)
     return (x.astype(jnp.float32) * cos + turned.astype(jnp.float32) * sin).astype(x.dtype)
 
 

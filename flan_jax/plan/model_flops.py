@@ -4,7 +4,10 @@ Counted from a jaxpr, so from shapes before partitioning and before any recomput
 each product, times the runs of the scans around it. For training, three times the forward pass
 (the gradient of a product is two products of its size). By the convention of PaLM (Chowdhery et
 al. 2022, appendix B) attention counts in full, though a causal mask would let half be skipped, and
-neither softmax, norms nor embedding look-ups count. MFU = model FLOPs / (peak x seconds).
+neither softmax, norms nor embedding look-ups count. Nor do products with constants of 0, 1 and -1
+that only move numbers, which models mark by `jax.named_scope(PERMUTATION)`.
+
+MFU = model FLOPs / (peak x seconds).
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+PERMUTATION = "permutation"  # also in flan_jax/models/palm.py
 _INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr")
 
 
@@ -23,6 +27,8 @@ def jaxpr_flops(jaxpr: Any) -> float:
 
 def _equation_flops(equation: Any) -> float:
     name, params = equation.primitive.name, equation.params
+    if PERMUTATION in str(equation.source_info.name_stack):
+        return 0.0
     if name in ("dot_general", "ragged_dot", "ragged_dot_general"):
         return _dot_flops(equation) if name == "dot_general" else _ragged_flops(equation)
     if name == "conv_general_dilated":

@@ -147,7 +147,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(runner: Runner, trained: Path
     ("bindings", "message"),
     [
         ({"CHECKPOINT_PATH": "checkpoint_7"}, "holds checkpoint_2, checkpoint_4, checkpoint_6"),
-        ({"DATA": 3}, "a mesh of data=3, fsdp=1, tensor=1 does not fit 1 devices"),
+        ({"DATA": 3}, "a mesh of replica=1, data=3, fsdp=1, tensor=1 does not fit 1 devices"),
         ({"network.T5Config.emb_dim": 48}, "emb_dim: 32 in the checkpoint, 48 in the model"),
         ({"SHOTS": 0}, "variant fs_opt needs shots >= 1, found 0"),
         ({"MIXTURE_OR_TASK_NAME": "micro_od_one_out"}, "did you mean 'micro_odd_one_out'"),

@@ -206,7 +206,7 @@ def test_foreign_checkpoint_answers(runner: Runner, test_data: Path, tmp_path: P
 def test_mistakes(runner: Runner, trained: Path, tmp_path: Path):
     ended = infer(runner, trained / "checkpoint_6", tmp_path / "out", FSDP=2, DATA=1)
     assert ended.code == 2
-    assert "a mesh of data=1, fsdp=2, tensor=1 does not fit 1 devices" in ended.err
+    assert "a mesh of replica=1, data=1, fsdp=2, tensor=1 does not fit 1 devices" in ended.err
     assert "Traceback" not in ended.err
     ended = infer(runner, trained / "checkpoint_9", tmp_path / "out")
     assert ended.code == 2

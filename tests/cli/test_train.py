@@ -134,7 +134,7 @@ def test_missing_vocabulary(command):
 def test_batch_that_does_not_divide_over_the_mesh(runner: Runner, tmp_path: Path):
     ended = runner.train(tmp_path / "model", devices=8, BATCH_SIZE=12, DATA=4, FSDP=2)
     assert ended.code == 2
-    assert "a batch of 12 cannot be split over ('data', 'fsdp') = 8 parts" in ended.err
+    assert "a batch of 12 cannot be split over ('replica', 'data', 'fsdp') = 8 parts" in ended.err
     assert "make the batch size a multiple of 8" in ended.err
     assert not (tmp_path / "model").exists()
 
@@ -164,7 +164,7 @@ def test_dry_run_tells_everything_and_writes_nothing(command, tmp_path: Path):
         "micro: ",
         "encoder_input_tokens [8, 128] int32",
         "padding in the first batch",
-        "mesh        data 1, fsdp 1, tensor 1: 1 x cpu, 1 process(es)",
+        "mesh        replica 1, data 1, fsdp 1, tensor 1: 1 x cpu, 1 process(es)",
         "parameters  43,360",
         "token_embedder/embedding",
         "[384, 32] float32 P('tensor', 'fsdp')",
