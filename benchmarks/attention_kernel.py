@@ -32,18 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v4-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TPU_LOG_DIR": "disabled",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+from flan_jax.plan.compiler import TPU_ENVIRONMENT  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -238,7 +227,7 @@ def measure(chip: Chip, name: str, contender: str) -> dict[str, Any]:
         )
         ended = subprocess.run(
             [sys.executable, __file__, "--child", json.dumps(case)],
-            env=os.environ | ENVIRONMENT | {"LIBTPU_INIT_ARGS": dump},
+            env=os.environ | TPU_ENVIRONMENT | {"LIBTPU_INIT_ARGS": dump},
             capture_output=True,
             text=True,
             check=False,

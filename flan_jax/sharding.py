@@ -6,7 +6,7 @@ it is produced, and one table of rules says which mesh axes a name is split over
     replica  slices of TPUs, each with a copy of the model and its share of the batch
     data     copies of the model within a slice
     fsdp     the batch is split here too, and so are parameters and optimizer state; a parameter is
-             gathered just before use (`gather_fsdp`) and its gradient scattered back
+             gathered just before use (`layout.gather_fsdp`) and its gradient scattered back
     tensor   heads, MLP width and vocabulary are split, Megatron style
 
 The mesh has Explicit axis types: shardings are part of array types, so a wrong layout is a type

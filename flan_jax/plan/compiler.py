@@ -25,7 +25,8 @@ from flan_jax.plan.kernel_cycles import KernelCost, bundle_costs
 from flan_jax.plan.memory import LargeBuffer, peak_buffers
 from flan_jax.plan.topologies import GIB, Topology
 
-_ENVIRONMENT = {
+# Of a process that compiles for TPUs on a machine without one.
+TPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # the process itself computes nothing
     "TPU_SKIP_MDS_QUERY": "1",  # no cloud machine is asked about its TPUs
     "TPU_ACCELERATOR_TYPE": "v4-8",
@@ -200,7 +201,7 @@ def _run_child(job: Job, path: Path, dumps: Path) -> subprocess.CompletedProcess
 
 def child_environment(libtpu_init_args: str = "") -> dict[str, str]:
     """The environment in which libtpu compiles on a host without TPUs."""
-    environment = {**os.environ, **_ENVIRONMENT}
+    environment = {**os.environ, **TPU_ENVIRONMENT}
     environment.pop("XLA_FLAGS", None)  # simulated devices of the caller are not wanted
     environment.pop("LIBTPU_INIT_ARGS", None)
     if libtpu_init_args:

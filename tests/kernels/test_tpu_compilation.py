@@ -10,23 +10,12 @@ import sys
 
 import pytest
 
+from flan_jax.plan.compiler import TPU_ENVIRONMENT
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu"),
 ]
-
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v4-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "TPU_LOG_DIR": "disabled",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 
 # A layer under a policy that saves the kernel's residuals; prints how many kernels the compiled
 # gradient has of each name.
@@ -94,7 +83,7 @@ def test_compiles(name: str) -> None:
     case, pieces = CASES[name]
     ended = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps(case)],
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | TPU_ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,
