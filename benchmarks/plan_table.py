@@ -95,23 +95,25 @@ def rows() -> Iterator[Row]:
     """
     yield _t5("xl", "v4-32", 16)
     yield _t5("xxl", "v4-64", 32, 2, "products")
-    yield _palm("8b", "v4:2x4x4", 32, 2, "products")
+    yield _palm("8b", "v4:2x4x4", 32, 2, "parameters")
     yield _palm("62b", "v4:4x4x16", 256, 16, "parameters")
     yield _palm("540b", "v4:4x4x32", 512, 16, "dots")
     for size in ("small", "base", "large", "xl", "xxl"):
         for topology, chips in (("v4-32", 16), ("v4-64", 32), ("v5e-64", 64), ("v5e-256", 256)):
             if (size, topology) not in (("xl", "v4-32"), ("xxl", "v4-64")):
-                policy = "full" if topology.startswith("v5e") and "x" in size else "dots"
+                large = size == "xxl" or (size, topology) == ("xl", "v5e-64")
+                policy = "full" if large else "parameters"
                 # 64 rows keep 64 chips busy; beyond that, chips share a row.
                 yield _t5(size, topology, chips, max(1, chips // 64), policy)
-    yield _palm("8b", "v4:4x4x32", 512, 16, "dots")
-    yield _palm("62b", "v4:4x4x32", 512, 16, "dots")
+    yield _palm("8b", "v4:4x4x32", 512, 16, "parameters")
+    yield _palm("62b", "v4:4x4x32", 512, 16, "parameters")
     for size in ("8b", "62b", "540b"):
-        yield _palm(size, "v5p:4x4x8", 128, 8, "full")
-        yield _palm(size, "v5p:4x4x32", 512, 16, "dots")
+        huge = size == "540b"
+        yield _palm(size, "v5p:4x4x8", 128, 8, "full" if huge else "parameters")
+        yield _palm(size, "v5p:4x4x32", 512, 16, "dots" if huge else "parameters")
 
 
-def _t5(size: str, topology: str, chips: int, tensor: int = 1, policy: str = "dots") -> Row:
+def _t5(size: str, topology: str, chips: int, tensor: int = 1, policy: str = "parameters") -> Row:
     files = (f"models/t5/{size}.gin", "runs/finetune.gin")
     bindings = _bindings(tensor, policy)
     return Row(f"Flan-T5 {size}", files, topology, chips, tensor, 64, bindings)
@@ -138,7 +140,9 @@ def plan(row: Row, more: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "flan_jax", "plan", *row.flags(), "--format=json", *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode not in (0, 3):
-        return {"error": done.stderr.strip().splitlines()[-1] if done.stderr else "no output"}
+        # What is wrong comes first, and then what to do.
+        _, _, message = done.stderr.partition("error: ")
+        return {"error": " ".join(message.split("\n")[:2]) or "no output"}
     return json.loads(done.stdout)
 
 

@@ -234,7 +234,7 @@ def barrier(name: str, timeout: float = _BARRIER_TIMEOUT) -> None:
         ) from error
 
 
-def compile_together(function: Any, *arguments: Any) -> None:
+def compile_together(function: Any, *arguments: Any, **keywords: Any) -> None:
     """Compiles a jitted function for these arguments, and waits until all processes have.
 
     The first collective on CPUs (gloo) gives a process that still compiles no more than 30 s.
@@ -242,5 +242,5 @@ def compile_together(function: Any, *arguments: Any) -> None:
     """
     if _state().client is None:
         return
-    function.lower(*arguments).compile()
+    function.lower(*arguments, **keywords).compile()
     barrier(f"compiled {getattr(function, '__name__', 'function')}")

@@ -30,10 +30,12 @@ def _announce() -> None:
 
 
 def _register_with_seqio(_seqio: ModuleType) -> None:
+    from flan_jax.seqio_benchmarks import register_benchmarks
     from flan_jax.seqio_registry import register_all
 
     try:
         register_all()
+        register_benchmarks()
     except UserError as error:
         # Raised, it would look to the user like a broken installation of SeqIO.
         warnings.warn(f"SeqIO does not have flan_jax's tasks: {error}", stacklevel=2)

@@ -35,22 +35,22 @@ COMMON: dict[str, Any] = {
     "head_dim": 4,
     "mlp_dim": 32,
     "dtype": "float32",
-    "remat_policy": "full",
 }
 # Small enough a rate that rounding does not grow from step to step.
 OPTIMIZER = Adafactor(learning_rate=0.01, min_dim_size_to_factor=16)
-MODELS = {
-    "t5": EncoderDecoderModel(
-        T5Config(**COMMON, num_encoder_layers=2, num_decoder_layers=2, dropout_rate=0.0),
-        optimizer_def=OPTIMIZER,
-        loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
-    ),
-    "palm": DecoderOnlyModel(
-        PalmConfig(**COMMON, num_layers=2),
-        optimizer_def=OPTIMIZER,
-        loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
-    ),
-}
+
+
+def make_model(name: str, remat_policy: str) -> EncoderDecoderModel | DecoderOnlyModel:
+    """A tiny model of the class that `name` stands for."""
+    common = {**COMMON, "remat_policy": remat_policy}
+    about: dict[str, Any] = {
+        "optimizer_def": OPTIMIZER,
+        "loss_normalizing_factor": "NUM_REAL_TARGET_TOKENS",
+    }
+    if name == "palm":
+        return DecoderOnlyModel(PalmConfig(**common, num_layers=2), **about)
+    layers = {"num_encoder_layers": 2, "num_decoder_layers": 2}
+    return EncoderDecoderModel(T5Config(**common, **layers, dropout_rate=0.0), **about)
 
 
 def meshes() -> dict[str, PjitPartitioner]:
@@ -100,9 +100,11 @@ def packed_batches(name: str, count: int) -> list[dict[str, np.ndarray]]:
     return batches
 
 
-def make_setup(name: str, partitioner: PjitPartitioner, devices: list[Any]) -> Setup:
+def make_setup(
+    name: str, partitioner: PjitPartitioner, devices: list[Any], remat_policy: str
+) -> Setup:
     """As `flan_jax.train.setup.make_setup` does, without data."""
-    model, trainer = MODELS[name], Trainer(num_microbatches=2)
+    model, trainer = make_model(name, remat_policy), Trainer(num_microbatches=2)
     mesh = partitioner.make_mesh(devices)
     optimizer, abstract = abstract_train_state(model, trainer, partitioner, mesh)
     maker: Any = None
@@ -113,7 +115,12 @@ def train(name: str, setup: Setup, initial: TrainState, steps: int) -> Any:
     """Loss a target token of each step, and what of the state is not where it belongs."""
     abstract, model = setup.abstract_state, setup.model
     with setup.use_mesh():
-        state = jax.device_put(initial, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+        # By leaves: the model's configuration, which the tree holds too, has another policy.
+        leaves = [
+            jax.device_put(leaf, like.sharding)
+            for leaf, like in zip(jax.tree.leaves(initial), jax.tree.leaves(abstract), strict=True)
+        ]
+        state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
         step = jax.jit(make_train_step(model, setup.optimizer, setup.trainer, setup.key(1), TASKS))
         losses = []
         for batch in packed_batches(name, steps):
@@ -130,13 +137,15 @@ def train(name: str, setup: Setup, initial: TrainState, steps: int) -> Any:
 
 if __name__ == "__main__":
     model_name, num_steps = sys.argv[1], int(sys.argv[2])
-    alone = make_setup(model_name, PjitPartitioner(), jax.devices()[:1])
+    alone = make_setup(model_name, PjitPartitioner(), jax.devices()[:1], "none")
     with alone.use_mesh():
         initial_state = jax.device_get(alone.fresh_state())
     results = {"one": train(model_name, alone, initial_state, num_steps)}
-    for mesh_name, each in meshes().items():
+    for number, (mesh_name, each) in enumerate(meshes().items()):
         if len(sys.argv) < 4 or sys.argv[3] in mesh_name:
-            setup = make_setup(model_name, each, jax.devices())
+            # The policy that gathers parameters for all layers, and the one that does each alone.
+            policy = ("full", "parameters")[number % 2]
+            setup = make_setup(model_name, each, jax.devices(), policy)
             results[mesh_name] = train(model_name, setup, initial_state, num_steps)
             print(mesh_name, results[mesh_name], file=sys.stderr, flush=True)
     print(json.dumps(results))

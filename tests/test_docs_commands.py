@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from flan_jax.cli.eval import SUBCOMMANDS
 from flan_jax.cli.main import COMMANDS, main
 from flan_jax.config import SearchPaths
 
@@ -69,12 +70,18 @@ def inline_code(page: Path) -> list[str]:
     return [" ".join(text.split()) for text in _CODE.findall(prose)]
 
 
+def subcommand(words: list[str]) -> str | None:
+    """The subcommand of `flan-jax eval` that a command calls, if it does."""
+    found = words[1] if words[0] == "eval" and len(words) > 1 else None
+    return found if found in SUBCOMMANDS else None
+
+
 ALL_COMMANDS = [(page.name, words) for page in PAGES for words in shell_commands(page)]
 # The page on adding a task brings a module of its own; tests/test_docs.py follows it to the letter.
 CONFIGURED = [
     (name, words)
     for name, words in ALL_COMMANDS
-    if words[0] in GIN_COMMANDS and "--module" not in words
+    if words[0] in GIN_COMMANDS and "--module" not in words and words[1:2] != [subcommand(words)]
 ]
 
 
@@ -110,6 +117,7 @@ def known_flags() -> frozenset[str]:
     texts += [help_text("tasks", name) for name in ("list", "show", "sample", "check", "overlap")]
     texts += [help_text("mixture", name) for name in ("list", "show")]
     texts += [help_text("data", name) for name in _DATA]
+    texts += [help_text("eval", name) for name in SUBCOMMANDS]
     texts += [file.read_text(encoding="utf-8") for file in (ROOT / "benchmarks").glob("*.py")]
     return frozenset(flag for text in texts for flag in re.findall(r"(?<![\w-])--?\w+", text))
 
@@ -169,6 +177,12 @@ def test_commands_exist_and_their_arguments_parse(command: list[str]):
     module = importlib.import_module(COMMANDS[command[0]].module)
     if command[0] in ("tasks", "mixture", "data") and len(command) > 1:
         module.parser().parse_args(command[1:])
+    if name := subcommand(command):
+        if len(command) > 2:  # in prose a command may stand without its arguments
+            importlib.import_module(f"flan_jax.cli.evaluating.{name}").parser().parse_args(
+                command[2:]
+            )
+        return
     flags = {word.split("=")[0] for word in command if word.startswith("--")}
     shown = help_text(*command[:1])
     for flag in flags if command[0] in GIN_COMMANDS else ():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,3 +137,19 @@ def test_without_a_mesh_nothing_is_laid_out():
     table = jnp.asarray(rng.standard_normal((7, 4)), jnp.float32)
     ids = jnp.asarray([[0, 6, 9], [-1, 3, 2]])  # out of range: clamped
     np.testing.assert_array_equal(look_up(table, ids), table[jnp.clip(ids, 0, 6)])
+
+
+def test_on_cpus_the_gradient_of_a_long_kernel_is_the_transpose_of_a_product():
+    x = jax.random.normal(jax.random.key(0), (2, 64, 48))
+    kernel = jax.random.normal(jax.random.key(1), (48, 16))
+
+    def loss(kernel):
+        return jnp.sum(jnp.sin(product(x, kernel, "mlp", "embed")))
+
+    compiled = jax.jit(jax.grad(loss)).lower(kernel).compile()
+    rows = np.asarray(x).reshape(-1, 48)
+    expected = rows.T @ np.cos(rows @ np.asarray(kernel))
+    np.testing.assert_allclose(compiled(kernel), expected, rtol=1e-4, atol=1e-4)
+    shapes = re.findall(r"f32\[(\d+),(\d+)\]\S* dot\(", compiled.as_text())
+    assert ("16", "48") in shapes
+    assert ("48", "16") not in shapes

@@ -50,6 +50,9 @@ COMMANDS = {
     "mixture": Command("flan_jax.cli.mixture", "list mixtures; show shares, repeats and hash"),
     "data": Command("flan_jax.cli.data", "fetch datasets, store their rows, look at batches"),
     "plan": Command("flan_jax.cli.plan", "say before a run whether it fits a pod, and how fast"),
+    "launch": Command(
+        "flan_jax.cli.launch", "launch a job: here, on TPU VMs, GKE, SkyPilot or Slurm"
+    ),
     "doctor": Command("flan_jax.cli.doctor", "check this machine and installation"),
 }
 

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 from flan_jax.cli.gin_command import load_gin_command, run_configured
 from flan_jax.cli.processes import add_process_arguments, join_processes
+from flan_jax.host_memory import keep_freed_memory, trains_on_cpu
 
 HELP = "train from gin files"
 _DESCRIPTION = """\
 Trains from gin files. Flags are T5X's.
 
 Started again with the same MODEL_DIR it goes on from the newest checkpoint, bit by bit as if it
-had never stopped. SIGTERM or Ctrl-C saves and ends with status 0.
+had never stopped. SIGTERM or Ctrl-C saves and ends with status 0, or --status_when_stopped.
 """
 
 
@@ -25,16 +26,27 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="resolve and check everything, train nothing"
     )
+    parser.add_argument(
+        "--status_when_stopped",
+        type=int,
+        default=0,
+        metavar="STATUS",
+        help="exit status of a run that a signal stopped, saved, before its last step (default: "
+        "%(default)s; flan-jax launch gives 75, by which engines start it again)",
+    )
     add_process_arguments(parser)
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
+    if trains_on_cpu():
+        keep_freed_memory()
     command = load_gin_command(argv, "train", _DESCRIPTION, "train", _add_arguments)
     if command is None:
         return 0
     from flan_jax.train.loop import train
 
     with join_processes(command.args):
-        run_configured(train, dry_run=command.args.dry_run)
-    return 0
+        result = run_configured(train, dry_run=command.args.dry_run)
+    stopped = result is not None and not result.finished
+    return command.args.status_when_stopped if stopped else 0

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Bool, Float32, Int
 
 from flan_jax.decoding.generate import prefill
 from flan_jax.decoding.sampling import token_logprobs
@@ -22,10 +22,12 @@ class Scored(NamedTuple):
     Attributes:
       total: of each target, the sum over its tokens; 0 for one without tokens.
       per_token: of each token, given the prompt and the tokens before it; 0 at padding.
+      greedy: whether all tokens of a target are the likeliest at their place.
     """
 
     total: Float32[Array, "batch targets"]
     per_token: Float32[Array, "batch targets length"]
+    greedy: Bool[Array, "batch targets"]
 
 
 @functools.partial(jax.jit, static_argnames=("inputs_bidirectional_attention",))
@@ -59,6 +61,12 @@ def score(
     logits = prefilled.teacher_forced(targets)
     layout = out_sharding("batch", "length")
     tokens = jnp.reshape(targets, logits.shape[:2], out_sharding=layout)
-    logprobs = jnp.where(tokens > 0, token_logprobs(logits, tokens), 0.0)
-    per_token = jnp.reshape(logprobs, targets.shape, out_sharding=out_sharding("batch", None, None))
-    return Scored(jnp.sum(per_token, axis=2), per_token)
+    of_tokens = token_logprobs(logits, tokens)
+    logprobs = jnp.where(tokens > 0, of_tokens, 0.0)
+    # The likeliest token has the largest logit; the sums around both are the same.
+    best = jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+    likeliest = (tokens == 0) | (of_tokens >= best)
+    shape, layout = targets.shape, out_sharding("batch", None, None)
+    per_token = jnp.reshape(logprobs, shape, out_sharding=layout)
+    greedy = jnp.all(jnp.reshape(likeliest, shape, out_sharding=layout), axis=2)
+    return Scored(jnp.sum(per_token, axis=2), per_token, greedy)

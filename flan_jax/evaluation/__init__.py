@@ -4,15 +4,27 @@ The order of use::
 
     requests = plan(protocol, vocabulary, inputs_length)
     with open_store(folder, checkpoint, protocol) as store:
-        result = run(requests, generate, store, batch_size, inputs_length, vocabulary=vocabulary)
-    scores = score(requests, result.predictions)
-    write_results(folder, step, protocol, requests, result.predictions, scores)
+        answer = generating(generate, vocabulary)
+        result = run(requests, answer, store, batch_size, inputs_length)
+    scores = score(requests, result.outputs)
+    write_results(folder, step, protocol, requests, result.outputs, scores)
 """
 
-from flan_jax.evaluation.job import JobResult, Progress, open_store, run, write_results
+from flan_jax.evaluation.benchmarks import BenchmarkProtocol
+from flan_jax.evaluation.job import (
+    Batch,
+    Generated,
+    JobResult,
+    Progress,
+    generating,
+    open_store,
+    run,
+)
+from flan_jax.evaluation.planning import plan
 from flan_jax.evaluation.protocol import EvalProtocol, ProtocolError
 from flan_jax.evaluation.report import Run, Sample, pick_samples, scores_table, write_report
-from flan_jax.evaluation.requests import PlanSummary, Request, Vocabulary, plan, summarize
+from flan_jax.evaluation.requests import PlanSummary, Request, Vocabulary, summarize
+from flan_jax.evaluation.results import write_results
 from flan_jax.evaluation.scorers import Scorer, get_scorer, register_scorer
 from flan_jax.evaluation.scores import (
     Comparison,
@@ -22,12 +34,16 @@ from flan_jax.evaluation.scores import (
     compare,
     score,
 )
-from flan_jax.evaluation.store import PredictionStore, StoreError
+from flan_jax.evaluation.store import Generation, PredictionStore, StoreError
 
 __all__ = [
+    "Batch",
+    "BenchmarkProtocol",
     "Comparison",
     "Difference",
     "EvalProtocol",
+    "Generated",
+    "Generation",
     "JobResult",
     "PlanSummary",
     "PredictionStore",
@@ -42,6 +58,7 @@ __all__ = [
     "StoreError",
     "Vocabulary",
     "compare",
+    "generating",
     "get_scorer",
     "open_store",
     "pick_samples",

@@ -35,12 +35,14 @@ class IntervalRow:
       after: the score.
       before: the score to compare with.
       baseline: marked by a tick.
+      published: a score without an interval to hold it against, marked by a hollow dot.
     """
 
     label: str
     after: Estimate
     before: Estimate | None = None
     baseline: float | None = None
+    published: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def _interval_row(row: IntervalRow, y: float) -> str:
     if row.baseline is not None:
         x = _x(row.baseline)
         parts.append(f'<line class="baseline" x1="{x}" x2="{x}" y1="{y - 9:g}" y2="{y + 9:g}"/>')
+    if row.published is not None:
+        x = _x(row.published)
+        parts.append(f'<circle class="before dot" cx="{x}" cy="{y:g}" r="4.5"/>')
     # The two are set apart vertically, so that equal intervals do not hide one another.
     shift = 3.5 if row.before is not None else 0.0
     if row.before is not None:
@@ -110,6 +115,8 @@ def _interval_row(row: IntervalRow, y: float) -> str:
     told += _told(row.after)
     if row.baseline is not None:
         told += f", baseline {percent(row.baseline)}%"
+    if row.published is not None:
+        told += f", published {percent(row.published)}%"
     values = percent(row.after.value)
     if row.before is not None:
         values = f'<tspan class="old">{percent(row.before.value)} →</tspan> {values}'

@@ -1,10 +1,13 @@
-"""Answering a protocol's questions with a model on the current mesh, and scoring the answers."""
+"""Answering protocols' questions with a model on the current mesh, and scoring the answers."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,23 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from flan_jax.checkpoints.manager import parameter_hash
-from flan_jax.decoding import generate, item_keys
 from flan_jax.errors import UserError
 from flan_jax.evaluation import job
-from flan_jax.evaluation.protocol import EvalProtocol
-from flan_jax.evaluation.requests import Request, plan
+from flan_jax.evaluation.benchmark_scores import BenchmarkResult
+from flan_jax.evaluation.budget import Budget, Cost, budget
+from flan_jax.evaluation.model_answers import Rows, make_answer
+from flan_jax.evaluation.planning import AnyProtocol, Plan, labelled, plan_all
+from flan_jax.evaluation.ranking import continuation_shape
+from flan_jax.evaluation.requests import Request, Vocabulary
+from flan_jax.evaluation.results import judge, write_results
 from flan_jax.evaluation.scores import Scores, score
+from flan_jax.evaluation.store import Generation, PredictionStore
+from flan_jax.evaluation.voting import Settled, settle
 from flan_jax.models.language_model import LanguageModel
-from flan_jax.overlap.held_out import Trained, names_of
+from flan_jax.overlap.held_out import Trained
 from flan_jax.sharding import PjitPartitioner
+
+Tell = Callable[[AnyProtocol, job.Progress], None]
 
 
 @dataclass(frozen=True)
@@ -32,16 +43,20 @@ class Outcome:
     Attributes:
       protocol: what was asked.
       requests: the questions.
-      predictions: answers by request id.
+      predictions: the texts that were judged, by request id.
       scores: the scores.
-      summary: path of the summary file; None on all processes but the first.
+      summary: path of the summary file.
+      settled: how each prediction came about.
+      benchmark: a benchmark's result; None for a protocol of tasks.
     """
 
-    protocol: EvalProtocol
+    protocol: AnyProtocol
     requests: list[Request]
     predictions: dict[str, str]
     scores: Scores
-    summary: Path | None
+    summary: Path
+    settled: dict[str, Settled]
+    benchmark: BenchmarkResult | None = None
 
 
 @gin.configurable(module="evaluation")
@@ -50,14 +65,24 @@ class GenerationEvaluator:
     """Examines a model under protocols.
 
     Attributes:
-      protocols: one or several.
+      protocols: one or several, of tasks or of benchmarks.
       inputs_length: most tokens of a prompt.
-      batch_size: prompts answered at a time, over all devices.
+      batch_size: outputs made at a time, over all devices.
+      rows_per_device: outputs that a device makes at a time; None for its share of a batch. See
+        `model_answers.Rows`.
+      strict_length: whether a question that does not fit `inputs_length` even without exemplars is
+        refused; else it loses its end, which is counted.
     """
 
-    protocols: tuple[EvalProtocol, ...] | list[EvalProtocol]
+    protocols: tuple[AnyProtocol, ...] | list[AnyProtocol]
     inputs_length: int
     batch_size: int = 64
+    rows_per_device: int | None = None
+    strict_length: bool = False
+    # What was planned last, and for which vocabulary: rendering a suite's prompts takes a while.
+    _planned: list[tuple[Vocabulary, list[Plan]]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         names = [protocol.name for protocol in self.protocols]
@@ -65,6 +90,53 @@ class GenerationEvaluator:
             raise UserError(
                 f"evaluation.GenerationEvaluator needs protocols of different names, found {names}"
             )
+
+    def plan(self, vocabulary: Vocabulary, trained: Trained = None) -> list[Plan]:
+        """What all protocols ask. Raises UserError with all that is missing or wrong."""
+        if not self._planned or self._planned[0][0] is not vocabulary:
+            plans = plan_all(
+                self.protocols, vocabulary, self.inputs_length, strict_length=self.strict_length
+            )
+            self._planned[:] = [(vocabulary, plans)]
+        return [labelled(plan, trained) for plan in self._planned[0][1]]
+
+    def prepare(self, model: LanguageModel, batch_sharding: NamedSharding) -> None:
+        """For the training loop: finds out before the first step what `evaluate` would object to.
+
+        Raises:
+          UserError: data are missing, or the batch does not fit the mesh.
+        """
+        Rows(batch_sharding, self.batch_size, self.rows_per_device)
+        self.plan(model.input_vocabulary)
+
+    def budget(self, plan: Plan, vocabulary: Vocabulary) -> Budget:
+        """The work of a plan."""
+        items = max(1, self.batch_size // plan.protocol.paths)
+        return budget(plan.requests, items, self.inputs_length, cost_of(plan, vocabulary))
+
+    def left(self, plans: Sequence[Plan], checkpoint: str, folder: Path | str) -> list[Plan]:
+        """Those parts of `plans` that are not stored yet; call it on all processes."""
+        return [Plan(plan.protocol, _left(plan, checkpoint, folder)) for plan in plans]
+
+    def pace(
+        self,
+        plans: Sequence[Plan],
+        model: LanguageModel,
+        params: Any,
+        batch_sharding: NamedSharding,
+    ) -> float:
+        """Seconds a token of work, measured on one batch of the largest plan; stores nothing."""
+        rows = Rows(batch_sharding, self.batch_size, self.rows_per_device)
+        plan = max(plans, key=lambda plan: self.budget(plan, model.output_vocabulary).tokens)
+        items = rows.per_batch(plan.protocol.paths)
+        pad_id = model.input_vocabulary.pad_id
+        batch = job.typical_batch(plan.requests, items, self.inputs_length, pad_id)
+        answer = make_answer(params, plan.protocol, plan.requests, rows, model)
+        answer(batch)  # compiles
+        begun = time.monotonic()
+        answer(batch)
+        work = cost_of(plan, model.output_vocabulary).of(batch.tokens.shape)
+        return (time.monotonic() - begun) / work
 
     def run(
         self,
@@ -76,7 +148,8 @@ class GenerationEvaluator:
         folder: Path | str,
         *,
         trained: Trained = None,
-        progress: Callable[[EvalProtocol, job.Progress], None] | None = None,
+        plans: Sequence[Plan] | None = None,
+        progress: Tell | None = None,
     ) -> list[Outcome]:
         """Answers and scores all protocols; call it on all processes, under the mesh.
 
@@ -86,32 +159,24 @@ class GenerationEvaluator:
           batch_sharding: how rows are split over the mesh.
           checkpoint: names the parameters in the store; what it holds is not generated again.
           step: the parameters' step.
-          folder: where results are written.
+          folder: where results are written, by the first process.
           trained: the mixtures that the parameters were trained on; None if not known.
+          plans: what `plan` gave, if it was called already.
           progress: told after every batch.
+
+        Returns:
+          An outcome for each protocol; on all processes but the first, nothing.
         """
-        first = jax.process_index() == 0
+        rows = Rows(batch_sharding, self.batch_size, self.rows_per_device)
+        plans = self.plan(model.input_vocabulary, trained) if plans is None else plans
         outcomes = []
-        for protocol in self.protocols:
-            requests = plan(protocol, model.input_vocabulary, self.inputs_length, trained=trained)
-            predictions = answer_requests(
-                requests,
-                make_generate(params, protocol, batch_sharding, model),
-                protocol,
-                model,
-                checkpoint,
-                folder,
-                batch_size=self.batch_size,
-                inputs_length=self.inputs_length,
-                progress=progress,
-            )
-            scores = score(requests, predictions)
-            path = None
-            if first:
-                path = job.write_results(
-                    folder, step, protocol, requests, predictions, scores, names_of(trained)
-                )
-            outcomes.append(Outcome(protocol, requests, predictions, scores, path))
+        for each in plans:
+            found = answer_requests(
+                each, params, rows, model, checkpoint, folder,
+                inputs_length=self.inputs_length, progress=progress,
+            )  # fmt: skip
+            if found is not None:
+                outcomes.append(_outcome(each, found, step, folder, trained))
         return outcomes
 
     def evaluate(
@@ -127,56 +192,115 @@ class GenerationEvaluator:
         # By the parameters' hash, answers of another run in this folder are not taken for ours.
         name = f"step-{step}-{parameter_hash(params)[:16]}"
         outcomes = self.run(model, params, batch_sharding, name, step, folder, trained=trained)
-        return "  ".join(f"{o.protocol.name}: {headline(o.scores)}" for o in outcomes)
+        return "  ".join(f"{o.protocol.name}: {headline(o)}" for o in outcomes)
 
 
 def answer_requests(
-    requests: Sequence[Request],
-    answer: job.Generate,
-    protocol: EvalProtocol,
+    plan: Plan,
+    params: Any,
+    rows: Rows,
     model: LanguageModel,
     checkpoint: str,
     folder: Path | str,
     *,
-    batch_size: int,
     inputs_length: int,
-    progress: Callable[[EvalProtocol, job.Progress], None] | None = None,
-) -> dict[str, str]:
-    """Answers by request id, kept below `folder`/predictions; call it on all processes.
+    progress: Tell | None = None,
+) -> dict[str, tuple[Generation, ...]] | None:
+    """All outputs by request id, kept below `folder`/predictions; call it on all processes.
+
+    The first process has the store and tells the others what is left; they return None.
 
     Args:
-      requests: the questions of `protocol`.
-      answer: see `make_generate`.
-      protocol: says how answers are decoded.
-      model: has the vocabulary that decodes them.
+      plan: what to ask, the same on all processes.
+      params: parameters on the mesh.
+      rows: how many items at a time.
+      model: has the vocabulary that decodes answers.
       checkpoint: names the parameters in the store; what it holds is not generated again.
       folder: where results are written.
-      batch_size: prompts answered at a time, over all devices.
       inputs_length: most tokens of a prompt.
       progress: told after every batch.
+
+    Raises:
+      UserError: the processes were given different questions.
     """
-    # Each process keeps a store of its own; `_agree` settles what is left to answer.
-    process = jax.process_index()
-    name = checkpoint if process == 0 else f"{checkpoint}-process{process}"
-    with job.open_store(Path(folder) / "predictions", name, protocol) as store:
+    protocol, requests = plan.protocol, plan.requests
+    first = jax.process_index() == 0
+    _check_same_questions(plan)
+    with contextlib.ExitStack() as stack:
+        store: PredictionStore | None = None
+        if first:
+            store = job.open_store(Path(folder) / "predictions", checkpoint, protocol)
+            stack.enter_context(store)
         result = job.run(
             requests,
-            answer,
+            make_answer(params, protocol, requests, rows, model),
             store,
-            batch_size,
+            rows.per_batch(protocol.paths),
             inputs_length,
-            vocabulary=model.output_vocabulary,
-            progress=None if progress is None else functools.partial(progress, protocol),
-            agree=_agree if jax.process_count() > 1 else None,
+            paths=protocol.paths,
+            pad_id=model.input_vocabulary.pad_id,
+            cost=cost_of(plan, model.output_vocabulary),
+            progress=functools.partial(progress, protocol) if progress and first else None,
+            share=_of_first if jax.process_count() > 1 else None,
         )
-    return result.predictions
+    return result.generations if first else None
 
 
-def _agree(known: np.ndarray) -> np.ndarray:
-    """Which requests all processes have answers to: Bool[Array, "requests"]."""
+def _left(plan: Plan, checkpoint: str, folder: Path | str) -> list[Request]:
+    store = None
+    if jax.process_index() == 0:
+        store = job.open_store(Path(folder) / "predictions", checkpoint, plan.protocol)
+    share = _of_first if jax.process_count() > 1 else None
+    return job.missing(plan.requests, store, plan.protocol.paths, share)
+
+
+def _outcome(
+    plan: Plan,
+    found: dict[str, tuple[Generation, ...]],
+    step: int,
+    folder: Path | str,
+    trained: Trained,
+) -> Outcome:
+    """Judges what was generated and writes it down."""
+    protocol, requests = plan.protocol, plan.requests
+    settled = {r.id: settle(r, found[r.id], protocol.stop, protocol.ranking) for r in requests}
+    predictions = {name: each.output for name, each in settled.items()}
+    scores = score(requests, predictions)
+    result = judge(protocol, requests, settled, scores, trained)
+    path = write_results(
+        folder, step, protocol, requests, predictions, scores, trained, settled, result
+    )
+    return Outcome(protocol, requests, predictions, scores, path, settled, result)
+
+
+def cost_of(plan: Plan, vocabulary: Vocabulary) -> Cost:
+    """What decides the work of a plan's batches."""
+    if plan.protocol.ranking is not None and plan.requests:
+        several, longest = continuation_shape(plan.requests, vocabulary)
+        return Cost(several * longest, 1)
+    return Cost(plan.protocol.max_decode_len or 1, plan.protocol.paths)
+
+
+def _of_first(missing: np.ndarray) -> np.ndarray:
+    """The first process's array on all processes."""
     from jax.experimental import multihost_utils
 
-    return np.logical_and.reduce(np.asarray(multihost_utils.process_allgather(known)), axis=0)
+    return np.asarray(multihost_utils.broadcast_one_to_all(missing))
+
+
+def _check_same_questions(plan: Plan) -> None:
+    """Raises UserError if the processes read different data."""
+    if jax.process_count() == 1:
+        return
+    digest = hashlib.blake2b(digest_size=8)
+    for request in plan.requests:
+        digest.update(f"{request.id} {request.digest}\n".encode())
+    mine = np.frombuffer(digest.digest(), np.uint8)
+    if (_of_first(mine) != mine).any():
+        raise UserError(
+            f"process {jax.process_index()} would ask other questions of {plan.protocol.name} than "
+            "process 0: all hosts need the same data folder (FLAN_JAX_DATA) and vocabulary"
+        )
 
 
 def make_mesh(partitioner: PjitPartitioner, batch_size: int) -> tuple[Mesh, NamedSharding]:
@@ -188,47 +312,14 @@ def make_mesh(partitioner: PjitPartitioner, batch_size: int) -> tuple[Mesh, Name
         raise UserError(str(error)) from error
 
 
-def headline(scores: Scores) -> str:
-    """Such as `held in 41.2%, held out 12.0%`."""
+def headline(outcome: Outcome) -> str:
+    """Such as `held in 41.2%, held out 12.0%`, or a benchmark's score."""
+    scores = outcome.scores
+    if outcome.benchmark is not None:
+        return f"{outcome.benchmark.score:.1f}%"
     parts = {
         "held in": scores.held_in,
         "held out": scores.held_out,
         "unknown whether held out": scores.unknown,
     }
     return ", ".join(f"{name} {found.value:.1%}" for name, found in parts.items() if found)
-
-
-def make_generate(
-    params: Any,
-    protocol: EvalProtocol,
-    batch_sharding: NamedSharding,
-    model: LanguageModel | None = None,
-) -> job.Generate:
-    """The function that answers a batch of prompts, rows split over the mesh.
-
-    Every process passes the same rows and gets all answers. `model` says whether a decoder-only
-    model's prompts see themselves whole; without it, attention is causal.
-    """
-    bidirectional = getattr(model, "inputs_bidirectional_attention", False)
-
-    def answer(tokens: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
-        def put(rows: np.ndarray) -> jax.Array:
-            return jax.make_array_from_callback(rows.shape, batch_sharding, rows.__getitem__)
-
-        ids = put(item_ids)
-        output = generate(
-            params,
-            put(tokens),
-            max_decode_len=protocol.max_decode_len,
-            temperature=protocol.temperature,
-            topk=protocol.topk,
-            keys=item_keys(protocol.seed, ids) if protocol.temperature > 0 else None,
-            inputs_bidirectional_attention=bidirectional,
-        )
-        if output.is_fully_addressable:
-            return np.asarray(output)
-        from jax.experimental import multihost_utils
-
-        return np.asarray(multihost_utils.process_allgather(output, tiled=True))
-
-    return answer

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gin
 
@@ -57,6 +57,11 @@ class EvalProtocol:
     max_decode_len: int = 64
     temperature: float = 0.0
     topk: int = 0
+
+    # What a benchmark's protocol may have besides.
+    paths: ClassVar[int] = 1
+    stop: ClassVar[tuple[str, ...]] = ()
+    ranking: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         names = self.mixture_or_tasks
@@ -124,6 +129,11 @@ class EvalProtocol:
         if self.temperature == 0:
             return f"greedy-{self.max_decode_len}"
         return f"t{self.temperature:g}-k{self.topk}-{self.max_decode_len}-seed{self.seed}"
+
+    @property
+    def store_name(self) -> str:
+        """Under which name outputs are stored."""
+        return self.protocol_hash()
 
     def protocol_hash(self) -> str:
         """16 hexadecimal digits that change with anything the definition decides about prompts.

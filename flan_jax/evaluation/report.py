@@ -18,6 +18,7 @@ from rich.text import Text
 from flan_jax import __version__
 from flan_jax.draws import Draws
 from flan_jax.evaluation import charts
+from flan_jax.evaluation.benchmarks import BenchmarkProtocol
 from flan_jax.evaluation.charts import Estimate, IntervalGroup, IntervalRow, percent
 from flan_jax.evaluation.protocol import EvalProtocol
 from flan_jax.evaluation.requests import Request
@@ -65,7 +66,7 @@ class Run:
     title: str
     after: Scores
     before: Scores | None = None
-    protocol: EvalProtocol | None = None
+    protocol: EvalProtocol | BenchmarkProtocol | None = None
 
     def comparison(self) -> Comparison | None:
         """After against before, item by item; None without a before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -44,6 +45,12 @@ class Vocabulary(Protocol):
         ...
 
 
+def count_unknown(ids: Sequence[int], vocabulary: Vocabulary) -> int:
+    """How many of `ids` stand for text that the vocabulary cannot write; 0 if it writes all."""
+    unknown = getattr(vocabulary, "unk_id", None)
+    return 0 if unknown is None else sum(token == unknown for token in ids)
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One question to the model.
@@ -67,6 +74,9 @@ class Request:
       dropped_exemplars: exemplars that had to go.
       representable: whether the answer survives encoding and decoding; if not, no model with this
         vocabulary can get it right.
+      unknown_tokens: those of the prompt, as it is read, that stand for what the vocabulary cannot
+        write.
+      continuations: texts to be ranked, one for each option; empty where an answer is generated.
     """
 
     id: str
@@ -86,6 +96,8 @@ class Request:
     truncated: int = 0
     dropped_exemplars: int = 0
     representable: bool = True
+    unknown_tokens: int = 0
+    continuations: tuple[str, ...] = ()
 
     @property
     def length(self) -> int:
@@ -94,8 +106,10 @@ class Request:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of what the model reads."""
+        """16 hexadecimal digits of what the model reads, and of what it ranks."""
         data = np.asarray(self.tokens, np.int32).tobytes()
+        if self.continuations:
+            data += json.dumps(self.continuations).encode()
         return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
@@ -191,6 +205,7 @@ def _request(
         truncated=truncated,
         dropped_exemplars=example.dropped_exemplars,
         representable=again.split() == example.answer.split(),
+        unknown_tokens=count_unknown(tokens, vocabulary),
     )
 
 
@@ -233,6 +248,8 @@ class PlanSummary:
       fewer_exemplars: requests that lost exemplars.
       long_targets: requests whose target does not fit the decoded length.
       unrepresentable: requests whose answer the vocabulary cannot write.
+      unknown: requests whose prompt has text that the vocabulary cannot write.
+      tokens: of all prompts together.
     """
 
     requests: int
@@ -245,11 +262,14 @@ class PlanSummary:
     fewer_exemplars: int
     long_targets: int
     unrepresentable: int
+    unknown: int = 0
+    tokens: int = 0
 
     def __str__(self) -> str:
         lines = [
             f"{self.requests:,} requests from {self.tasks:,} tasks in {self.clusters:,} clusters",
-            f"prompt tokens: median {self.median_length:,}, longest {self.longest:,}",
+            f"prompt tokens: median {self.median_length:,}, longest {self.longest:,}, "
+            f"together {self.tokens:,}",
         ]
         most = max(self.histogram.values(), default=1)
         for bucket, count in self.histogram.items():
@@ -260,6 +280,7 @@ class PlanSummary:
             (self.fewer_exemplars, "prompts lost exemplars to fit"),
             (self.long_targets, "targets are longer than max_decode_len, so cannot be reached"),
             (self.unrepresentable, "answers cannot be written with this vocabulary"),
+            (self.unknown, "prompts have pieces that are unknown to this vocabulary"),
         ):
             if count:
                 lines.append(f"{count:,} {what}")
@@ -285,4 +306,6 @@ def summarize(
         fewer_exemplars=sum(request.dropped_exemplars > 0 for request in requests),
         long_targets=sum(r.target_length > (max_decode_len or math.inf) for r in requests),
         unrepresentable=sum(not request.representable for request in requests),
+        unknown=sum(request.unknown_tokens > 0 for request in requests),
+        tokens=sum(request.length for request in requests),
     )

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from flan_jax.errors import UserError
-from flan_jax.evaluation.extraction import collapse, extract_phrase, find_answer
+from flan_jax.evaluation.answers import find_number, find_option, find_phrase
+from flan_jax.evaluation.extraction import Found, collapse, extract_phrase, find_answer
 from flan_jax.evaluation.requests import Request
 from flan_jax.suggestions import did_you_mean
 
@@ -50,6 +51,7 @@ class Scorer:
       finish: scores [...] from sums of statistics [..., width] over `count` items.
       binary: items are right or wrong, and the score is the share of right ones.
       per_item: the first statistic is the item's own score.
+      find: the answer in an output, for result files and for voting among several outputs.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Scorer:
     finish: Callable[[np.ndarray, int], np.ndarray] = _mean
     binary: bool = False
     per_item: bool = True
+    find: Callable[[Request, str], Found] = find_answer
 
 
 _SCORERS: dict[str, Scorer] = {}
@@ -86,6 +89,16 @@ def all_scorers() -> tuple[Scorer, ...]:
 def _exact_match(request: Request, prediction: str) -> Judgement:
     found = find_answer(request, prediction)
     return Judgement((float(found.correct),), found.parsed)
+
+
+def judged_by(find: Callable[[Request, str], Found]) -> dict[str, Any]:
+    """The attributes of a metric that counts what `find` calls correct."""
+
+    def judge(request: Request, prediction: str) -> Judgement:
+        found = find(request, prediction)
+        return Judgement((float(found.correct),), found.parsed)
+
+    return {"judge": judge, "find": find, "binary": True}
 
 
 # ---------------------------------------------------------------------------------------- numbers
@@ -150,6 +163,11 @@ def _best_of(
 
 def _squad_exact(prediction: str, reference: str) -> float:
     return float(normalize_squad(prediction) == normalize_squad(reference))
+
+
+def _find_squad(request: Request, prediction: str) -> Found:
+    text, parsed = _answer_text(request, prediction)
+    return Found(text, parsed, any(_squad_exact(text, r) for r in request.references))
 
 
 # ------------------------------------------------------------------------------------------ ROUGE
@@ -219,8 +237,11 @@ def _register(names: Sequence[str], **attributes: Any) -> None:
 
 
 _register(["exact_match"], judge=_exact_match, binary=True)
+_register(["phrase_match"], **judged_by(find_phrase))
+_register(["option_match"], **judged_by(find_option))
+_register(["final_number"], **judged_by(find_number))
 _register(["number"], judge=_number, binary=True)
-_register(["squad_em"], judge=_best_of(_squad_exact), binary=True)
+_register(["squad_em"], judge=_best_of(_squad_exact), binary=True, find=_find_squad)
 _register(["squad", "squad_f1"], judge=_best_of(token_f1))
 _register(["rouge1"], judge=_best_of(_rouge("rouge1")))
 _register(["rouge2"], judge=_best_of(_rouge("rouge2")))

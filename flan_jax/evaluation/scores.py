@@ -6,6 +6,7 @@ A mean over tasks counts every task once, however many items it has.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -288,25 +289,34 @@ def _baselines(
     return chance, majority, guesses if chance > majority else hits
 
 
-def mean_score(name: str, scores: Sequence[Score], level: float = stats.LEVEL) -> Score:
+def mean_score(
+    name: str,
+    scores: Sequence[Score],
+    level: float = stats.LEVEL,
+    weights: Sequence[float] | None = None,
+) -> Score:
     """The mean over tasks, with an interval from resampling the items within each task.
 
     Where a task has all its items right or all wrong, there is nothing to resample in it; the mean
-    then combines Wilson's intervals of the tasks instead.
+    then combines Wilson's intervals of the tasks instead. `weights` sum to 1; None for equal ones.
     """
-    samples = np.mean([score.samples for score in scores], axis=0)
-    baseline_samples = np.mean([score.baseline_samples for score in scores], axis=0)
-    value = _mean(scores, lambda score: score.value)
+    samples = np.average([score.samples for score in scores], axis=0, weights=weights)
+    baseline_samples = np.average(
+        [score.baseline_samples for score in scores], axis=0, weights=weights
+    )
+    mean = functools.partial(_mean, scores, weights)
+    value = mean(lambda score: score.value)
     if len(scores) == 1:
         interval = scores[0].interval
     elif any(np.ptp(score.samples) == 0 for score in scores):
         values = [score.value for score in scores]
-        value, interval = stats.mean_of_intervals(values, [score.interval for score in scores])
+        intervals = [score.interval for score in scores]
+        value, interval = stats.mean_of_intervals(values, intervals, weights)
     else:
         interval = stats.percentile_interval(samples, level)
     edge = stats.percentile_interval(samples - baseline_samples, level)
     metric_names = {score.metric for score in scores}
-    chances = [score.chance for score in scores if score.chance is not None]
+    has_chance = all(score.chance is not None for score in scores)
     return Score(
         name=name,
         metric=metric_names.pop() if len(metric_names) == 1 else "mixed",
@@ -317,13 +327,13 @@ def mean_score(name: str, scores: Sequence[Score], level: float = stats.LEVEL) -
         members=tuple(name for score in scores for name in score.members),
         held_out=_all_held_out(scores),
         unparsed=sum(score.unparsed for score in scores),
-        chance=sum(chances) / len(chances) if len(chances) == len(scores) else None,
-        majority=_mean(scores, lambda score: score.majority),
-        baseline=_mean(scores, lambda score: score.baseline),
-        edge=_mean(scores, lambda score: score.edge),
+        chance=mean(lambda score: score.chance or 0.0) if has_chance else None,
+        majority=mean(lambda score: score.majority),
+        baseline=mean(lambda score: score.baseline),
+        edge=mean(lambda score: score.edge),
         edge_low=edge.low,
         edge_high=edge.high,
-        ceiling=_mean(scores, lambda score: score.ceiling),
+        ceiling=mean(lambda score: score.ceiling),
         metrics={},
         samples=samples,
         baseline_samples=baseline_samples,
@@ -336,8 +346,13 @@ def _all_held_out(scores: Sequence[Score]) -> bool | None:
     return False if False in kinds else None if None in kinds else True
 
 
-def _mean(scores: Sequence[Score], of: Callable[[Score], float]) -> float:
-    return sum(of(score) for score in scores) / len(scores)
+def _mean(
+    scores: Sequence[Score], weights: Sequence[float] | None, of: Callable[[Score], float]
+) -> float:
+    values = [of(score) for score in scores]
+    if weights is None:
+        return sum(values) / len(values)
+    return sum(w * value for w, value in zip(weights, values, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import mul
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -25,6 +26,11 @@ class Interval(NamedTuple):
     high: float
 
 
+def z_of(level: float = LEVEL) -> float:
+    """How many standard errors to each side hold `level` of a normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
 def wilson(successes: float, count: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval for a proportion (Wilson, 1927): sound at 0 and 1, too.
 
@@ -33,7 +39,7 @@ def wilson(successes: float, count: int, level: float = LEVEL) -> Interval:
     """
     if count < 1 or not 0 <= successes <= count:
         raise ValueError(f"need 0 <= successes <= count and count >= 1: {successes}, {count}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = z_of(level)
     share = successes / count
     scale = 1 + z * z / count
     centre = (share + z * z / (2 * count)) / scale
@@ -101,15 +107,55 @@ def unpaired_bootstrap(
 
 
 def mean_of_intervals(
-    values: Sequence[float], intervals: Sequence[Interval]
+    values: Sequence[float], intervals: Sequence[Interval], weights: Sequence[float] | None = None
 ) -> tuple[float, Interval]:
     """(mean, interval) of independent estimates from theirs (MOVER; Zou & Donner, 2008).
 
     For means over tasks of which some have all items right or all wrong: there the bootstrap has
-    nothing to vary and would claim certainty.
+    nothing to vary and would claim certainty. `weights` sum to 1; None for equal ones.
     """
-    count = len(values)
-    mean = sum(values) / count
-    below = math.sqrt(sum((v - i.low) ** 2 for v, i in zip(values, intervals, strict=True)))
-    above = math.sqrt(sum((i.high - v) ** 2 for v, i in zip(values, intervals, strict=True)))
-    return mean, Interval(mean - below / count, mean + above / count)
+    shares = [1 / len(values)] * len(values) if weights is None else list(weights)
+    mean = sum(values) / len(values) if weights is None else sum(map(mul, shares, values))
+    below, above = 0.0, 0.0
+    for share, value, interval in zip(shares, values, intervals, strict=True):
+        below += (share * (value - interval.low)) ** 2
+        above += (share * (interval.high - value)) ** 2
+    return mean, Interval(mean - math.sqrt(below), mean + math.sqrt(above))
+
+
+# How alike the answers of two systems are taken to be, item by item, before they are compared. Of
+# checkpoints of one model it is usually more, of unrelated models less.
+PAIRED_CORRELATION = 0.5
+
+
+class NoiseFloor(NamedTuple):
+    """What a score's own noise hides.
+
+    Attributes:
+      standard_error: of the score, as it stands.
+      at_half: of the score if every subtask were at one half, the worst case for right-or-wrong
+        items; a matter of sizes alone.
+      unpaired: the least difference between two systems that leaves zero out of its interval, if
+        they answered different items.
+      paired: the same on the same items, where the two systems' results correlate by
+        PAIRED_CORRELATION.
+    """
+
+    standard_error: float
+    at_half: float
+    unpaired: float
+    paired: float
+
+
+def noise_floor(
+    standard_error: float, counts: Sequence[int], weights: Sequence[float], level: float = LEVEL
+) -> NoiseFloor:
+    """The noise floor of a weighted mean over subtasks of `counts` items, in the unit of scores.
+
+    Var(a - b) is 2 SE^2 (1 - correlation) for two scores of equal standard error SE.
+    """
+    at_half = math.sqrt(sum(w * w * 0.25 / n for w, n in zip(weights, counts, strict=True)))
+    unpaired = z_of(level) * math.sqrt(2) * standard_error
+    return NoiseFloor(
+        standard_error, at_half, unpaired, unpaired * math.sqrt(1 - PAIRED_CORRELATION)
+    )

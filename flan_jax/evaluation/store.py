@@ -1,8 +1,11 @@
-"""Predictions on disk: written as they come, found again after an interruption.
+"""What a model wrote, on disk: stored as it comes, found again after an interruption.
 
 A `PredictionStore` is one JSON-lines file for a checkpoint and a protocol. Lines are only ever
 appended, a batch at a time and followed by fsync, so that a crash costs at most the batch in hand;
 what it tore is cut off when the file is next opened.
+
+Outputs are stored as they are, before stop strings, votes and scorers: how they are judged may
+change without anything being generated again.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +27,31 @@ try:
 except ImportError:  # Not on Windows; there, two writers of one file are not told apart.
     fcntl = None
 
-FORMAT = 1
+FORMAT = 2
+EOS, LENGTH, RANKED = "eos", "length", "ranked"
 
 
 class StoreError(UserError):
     """A store's file is damaged, belongs to something else, or is in use."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One output of a model.
+
+    Attributes:
+      output: the text up to the end-of-sequence id; empty where options were ranked.
+      ended: `eos`; `length`, if the decoded length ended it; or `ranked`.
+      logprob: of its tokens under the model, in nats; None if nobody asked.
+      scores: where options were ranked, the log-probability of each, in nats.
+      tokens: how many tokens each of these options has.
+    """
+
+    output: str
+    ended: str = EOS
+    logprob: float | None = None
+    scores: tuple[float, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 def file_safe(name: str) -> str:
@@ -36,10 +60,10 @@ def file_safe(name: str) -> str:
 
 
 class PredictionStore:
-    """Predictions of one checkpoint under one protocol.
+    """Outputs of one checkpoint under one protocol.
 
-    A prediction is found by item, prompt digest and decoding: one made for other words, or decoded
-    in another way, is never taken for this one.
+    An output is found by item, prompt digest, decoding and path (which of several samples it is):
+    one made for other words, or decoded in another way, is never taken for this one.
     """
 
     def __init__(self, folder: Path | str, checkpoint: str, protocol: str, decoding: str):
@@ -48,8 +72,8 @@ class PredictionStore:
         Args:
           folder: where stores are kept.
           checkpoint: identifies the parameters, such as `<run>-<step>` or a hash.
-          protocol: `EvalProtocol.protocol_hash()`.
-          decoding: `EvalProtocol.decoding()`.
+          protocol: the protocol's `store_name`.
+          decoding: the protocol's `decoding()`.
 
         Raises:
           StoreError: the file is damaged before its last line, or belongs to something else.
@@ -58,7 +82,7 @@ class PredictionStore:
         self.protocol = protocol
         self.decoding = decoding
         self.path = Path(folder) / file_safe(checkpoint) / f"{file_safe(protocol)}.jsonl"
-        self._found: dict[tuple[str, str, str], str] = {}
+        self._found: dict[tuple[str, str, str, int], Generation] = {}
         self._file: Any = None
         self._good_bytes = 0
         if self.path.exists():
@@ -74,17 +98,22 @@ class PredictionStore:
                 if number == 1:
                     self._check_header(row)
                 else:
-                    key = (row["item"], row["prompt"], row["decoding"])
-                    self._found[key] = row["prediction"]
+                    key = (row["item"], row["prompt"], row["decoding"], row["path"])
+                    self._found[key] = _generation(row)
             except (ValueError, KeyError, TypeError) as error:
                 raise StoreError(
-                    f"{self.path}, line {number}: not a stored prediction ({error}); "
-                    "delete the file to generate its predictions anew"
+                    f"{self.path}, line {number}: not a stored output ({error}); "
+                    "delete the file to generate its outputs anew"
                 ) from error
         self._good_bytes = len(data) - len(torn)
 
     def _check_header(self, row: Mapping[str, Any]) -> None:
         expected = {"format": FORMAT, "checkpoint": self.checkpoint, "protocol": self.protocol}
+        if row.get("format") != FORMAT:
+            raise StoreError(
+                f"{self.path} has format {row.get('format')}, expected {FORMAT}: it was written by "
+                "another version of flan_jax; use another folder"
+            )
         if dict(row) != expected:
             raise StoreError(
                 f"{self.path} belongs to {row}, expected {expected}; use another folder"
@@ -93,12 +122,12 @@ class PredictionStore:
     def __len__(self) -> int:
         return len(self._found)
 
-    def get(self, request: Request) -> str | None:
-        """The stored prediction for `request`, or None."""
-        return self._found.get((request.id, request.digest, self.decoding))
+    def get(self, request: Request, path: int = 0) -> Generation | None:
+        """The stored output for `request`, or None."""
+        return self._found.get((request.id, request.digest, self.decoding, path))
 
-    def append(self, predictions: Iterable[tuple[Request, str]]) -> None:
-        """Writes a batch; when this returns, it is on disk.
+    def append(self, outputs: Iterable[tuple[Request, int, Generation]]) -> None:
+        """Writes a batch of (request, path, output); when this returns, it is on disk.
 
         Raises:
           StoreError: another process is writing this file.
@@ -106,11 +135,10 @@ class PredictionStore:
         if self._file is None:
             self._open()
         rows = []
-        for request, prediction in predictions:
-            key = (request.id, request.digest, self.decoding)
-            self._found[key] = prediction
-            row = dict(zip(("item", "prompt", "decoding"), key, strict=True), prediction=prediction)
-            rows.append(json.dumps(row, ensure_ascii=False) + "\n")
+        for request, path, generation in outputs:
+            key = (request.id, request.digest, self.decoding, path)
+            self._found[key] = generation
+            rows.append(json.dumps(_row(key, generation), ensure_ascii=False) + "\n")
         self._write("".join(rows))
 
     def _open(self) -> None:
@@ -150,6 +178,22 @@ class PredictionStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _row(key: tuple[str, str, str, int], generation: Generation) -> dict[str, Any]:
+    """A line of the file."""
+    row: dict[str, Any] = dict(zip(("item", "prompt", "decoding", "path"), key, strict=True))
+    row |= {"output": generation.output, "ended": generation.ended}
+    row |= {} if generation.logprob is None else {"logprob": generation.logprob}
+    if generation.scores:
+        row |= {"scores": list(generation.scores), "tokens": list(generation.tokens)}
+    return row
+
+
+def _generation(row: Mapping[str, Any]) -> Generation:
+    """Undoes `_row`. Raises KeyError."""
+    scores, tokens = tuple(row.get("scores", ())), tuple(row.get("tokens", ()))
+    return Generation(row["output"], row["ended"], row.get("logprob"), scores, tokens)
 
 
 def _sync_folder(folder: Path) -> None:

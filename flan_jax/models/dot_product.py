@@ -157,11 +157,21 @@ def _plain(
     one_head = key.shape[2] != query.shape[2]
     if one_head:
         key, value = (jnp.reshape(x, (*x.shape[:2], x.shape[3])) for x in (key, value))
-    logits = einsum("bqhd,bkd->bhqk" if one_head else "bqhd,bkhd->bhqk", query, key, axes)
+    heads_first = not one_head and mesh_platform() in (None, "cpu")
+    if heads_first:
+        # On CPUs a product over heads that lie between length and kv takes up to twice as long,
+        # its gradients too. Elsewhere the compiler lays arrays out as it likes.
+        query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+        equations, mixed = ("bhqd,bhkd->bhqk", "bhqk,bhkd->bhqd"), ("batch", "heads", None, "kv")
+    else:
+        single = ("bqhd,bkd->bhqk", "bhqk,bkd->bqhd")
+        equations = single if one_head else ("bqhd,bkhd->bhqk", "bhqk,bkhd->bqhd")
+    logits = einsum(equations[0], query, key, axes)
     probs = attention_probs(logits, mask[:, None], bias, value.dtype)
     if kept is not None:
         probs = probs * kept[:, :, None]
-    return einsum("bhqk,bkd->bqhd" if one_head else "bhqk,bkhd->bqhd", probs, value, mixed)
+    out = einsum(equations[1], probs, value, mixed)
+    return jnp.swapaxes(out, 1, 2) if heads_first else out
 
 
 def _flash(

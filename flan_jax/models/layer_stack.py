@@ -19,7 +19,7 @@ _KEPT = {
     "attention": _ATTENTION,
     "dots": (*_ATTENTION, "product"),
     "products": (*_ATTENTION, "product", "gathered_input"),
-    "parameters": (*_ATTENTION, "product", "gathered_input", "gathered_parameter"),
+    "parameters": (*_ATTENTION, "product", "gathered_input"),
 }
 
 
@@ -44,7 +44,8 @@ def scan_layers(
       remat_policy: what the backward pass computes again, from most to least: "full", all but
         each layer's input; "attention", what the flash kernel gives neither; "dots", nor results
         of products with kernels; "products", nor gathers the inputs of these (sequence
-        parallelism) again; "none": nothing.
+        parallelism) again; "parameters", nor parameters, which are gathered before the first
+        layer; "none": nothing.
       key: None for no dropout.
     """
 
@@ -57,4 +58,16 @@ def scan_layers(
         # Inside a scan nothing can undo the recomputation, so the costly CSE barrier is not needed.
         body = jax.checkpoint(body, policy=policy, prevent_cse=False)
     num_layers = jax.tree.leaves(layers)[0].shape[0]
+    if remat_policy == "parameters":
+        layers = _gathered(layers, x.dtype)
     return jax.lax.scan(body, x, (layers, jnp.arange(num_layers)))[0]
+
+
+def _gathered(layers: nnx.Module, dtype: jnp.dtype) -> nnx.Module:
+    """The layers, with kernels that are whole along `fsdp` beside those that are stored."""
+    layers = jax.tree.map(lambda leaf: leaf, layers)  # so as not to change the caller's
+    for _, module in nnx.iter_modules(layers):
+        gather = getattr(module, "gather", None)  # dense layers have one
+        if gather is not None:
+            gather(dtype)
+    return layers

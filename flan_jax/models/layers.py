@@ -23,6 +23,7 @@ from flan_jax.layout import (
     constrain,
     einsum,
     gather_fsdp,
+    gathered_before,
     is_partial,
     look_up,
     product,
@@ -102,6 +103,8 @@ class Dense(nnx.Module):
     lora_b: nnx.Param | None = None
     lora_scale: float = 1.0
     lora_dropout: float = 0.0
+    # The kernel in the dtype of the computation, if it was gathered for all layers beforehand.
+    gathered: nnx.Variable | None = None
 
     def __init__(
         self,
@@ -125,7 +128,12 @@ class Dense(nnx.Module):
         and then the product may be a partial sum, for `layout.complete`.
         """
         in_axis = self.kernel.logical_axes[-2]
-        kernel = gather_fsdp(self.kernel.get_value().astype(dtype), in_axis, out_axis, x=x)
+        kernel = self.kernel.get_value()
+        if self.gathered is None:
+            kernel = gather_fsdp(kernel.astype(dtype), in_axis, out_axis, x=x)
+        else:
+            whole = self.gathered.get_value()
+            kernel = gathered_before(kernel, whole, in_axis, out_axis, x=x)
         multiply = functools.partial(product, in_axis=in_axis, out_axis=out_axis)
         x = x.astype(dtype)
         out = _cheap_again(multiply)(x, kernel)
@@ -134,6 +142,12 @@ class Dense(nnx.Module):
                 out = complete(out)
             out = out + self._adapter(x, out_axis, dropout_key)
         return out if is_partial(out) else checkpoint_name(out, PRODUCT)
+
+    def gather(self, dtype: jnp.dtype) -> None:
+        """Gathers the kernels of a stack of layers, for all of them at once."""
+        axes = self.kernel.logical_axes
+        kernel = gather_fsdp(self.kernel.get_value().astype(dtype), *axes)
+        self.gathered = nnx.Variable(jax.lax.stop_gradient(kernel))
 
     def _adapter(
         self,

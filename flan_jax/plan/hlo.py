@@ -23,6 +23,8 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?")
 _MEMORY_SPACE = re.compile(r"S\((\d+)\)")
 _NAME = re.compile(r"%([\w.\-]+)")
 _COMPUTATION = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
+# What runs on another core of the chip has its name behind the brace.
+_END = re.compile(r'^\}(, execution_thread="[^"]*")?$')
 _INSTRUCTION = re.compile(r"^  (ROOT )?%([\w.\-]+) = ")
 _CALLED = re.compile(
     r"\b(?:calls|to_apply|condition|body|branch_computations)=(\{[^}]*\}|%[\w.\-]+)"
@@ -31,6 +33,7 @@ _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _BACKEND_CONFIG = "backend_config="
 _DEVICE_IDS = ", device_ids="
 HBM = 0
+_NO_ESTIMATE = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,12 @@ class Instruction:
 
     @property
     def estimated_cycles(self) -> int | None:
-        """Cycles by the compiler's cost model; None where it gives none."""
+        """Cycles by the compiler's cost model; None where it gives none.
+
+        For what it leaves to another core it writes the largest number there is.
+        """
         cycles = self.backend_config.get("window_config", {}).get("estimated_cycles")
-        return None if cycles is None else int(cycles)
+        return None if cycles is None or int(cycles) >= _NO_ESTIMATE else int(cycles)
 
     def attribute(self, name: str) -> str | None:
         """The value of `name=value` among the attributes, up to the next comma outside brackets.
@@ -194,7 +200,7 @@ def parse(text: str) -> Module:
                 current, lines = Computation(header[2], bool(header[1])), []
                 computations[current.name] = current
                 entry = current if header[1] else entry
-        elif line == "}":
+        elif _END.match(line):
             current.instructions += map(_parse_instruction, lines)
             current = None
         elif _INSTRUCTION.match(line):

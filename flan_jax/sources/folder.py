@@ -105,13 +105,13 @@ DATASETS = (
     ),
     Dataset(
         "bbh",
-        ("bbh/*.json", "cot-prompts/*.txt"),
+        ("bbh/*.json", "cot-prompts/*.txt", "direct-prompts/*.txt"),
         "github.com/suzgunmirac/BIG-Bench-Hard",
         "BIG-Bench Hard, evaluation",
     ),
     Dataset(
         "mgsm",
-        tuple(f"mgsm_{language}.tsv" for language in _MGSM),
+        (*(f"mgsm_{language}.tsv" for language in _MGSM), "exemplars.json"),
         "folder mgsm of github.com/google-research/url-nlp",
         "GSM8K in eleven languages, evaluation",
     ),
@@ -144,6 +144,18 @@ DATASETS = (
         ("toxicity_fuzzed_testset.csv",),
         "github.com/conversationai/unintended-ml-bias-analysis",
         "toxicity with identity terms, evaluation",
+    ),
+    Dataset(
+        "civil_comments",
+        ("test.*", "train.*"),
+        "kaggle.com/c/jigsaw-unintended-bias-in-toxicity-classification (docs/responsible_ai.md)",
+        "comments and their toxicity, evaluation",
+    ),
+    Dataset(
+        "real_toxicity_prompts",
+        ("prompts.jsonl",),
+        "allenai.org/data/real-toxicity-prompts (docs/responsible_ai.md)",
+        "prompts to be continued, evaluation",
     ),
 )
 

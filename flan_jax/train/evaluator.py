@@ -27,6 +27,10 @@ from flan_jax.train.writers import MetricsWriter
 class InferenceEvaluator(Protocol):
     """Answers questions with a model and scores the answers; see `GenerationEvaluator`."""
 
+    def prepare(self, model: LanguageModel, batch_sharding: NamedSharding) -> None:
+        """Raises UserError, before the first step, for what `evaluate` would object to."""
+        ...
+
     def evaluate(
         self,
         model: LanguageModel,
@@ -63,6 +67,7 @@ class Evaluator:
             mixture = getattr(setup.maker, "mixture", None)
             own = (mixture,) if mixture is not None else setup.maker.task_names
             self._trained = (*own, *trained_before(initial_checkpoint))
+            infer_eval.prepare(setup.model, setup.batch_sharding)
         self._writer: MetricsWriter | None = None
         if self._dataset is not None:
             model = setup.model

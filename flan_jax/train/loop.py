@@ -29,6 +29,7 @@ from flan_jax.data.reader import Batch, DatasetConfig, make_schedule, train_data
 from flan_jax.data.seqio_reader import SeqioExamples
 from flan_jax.distributed import barrier, compile_together
 from flan_jax.errors import UserError
+from flan_jax.evaluation.watching import note_begun, note_finished
 from flan_jax.files import write_atomically
 from flan_jax.fingerprint import mixture_hash, shares_hash
 from flan_jax.global_batches import process_rows, process_share
@@ -148,6 +149,7 @@ def train(
         _check_steps(first_step, document["start_step"], total_steps)
         if first_process:
             write_atomically(Path(model_dir) / "config.gin", document["config"])
+            note_begun(model_dir)
 
         batches = _open_batches(train_dataset_cfg, setup, document.get("data_state"))
         tasks = setup.maker.task_names
@@ -193,6 +195,8 @@ def train(
             reporter.flush()
             digest = parameter_hash(state.params)
             finished = step >= total_steps
+            if finished and first_process:
+                note_finished(model_dir, step)
             display.say(_last_words(step, total_steps, finished, digest, save is not None))
         evaluator.close()
     path = checkpoints.path(step) if save is not None else None

@@ -163,3 +163,54 @@ def test_mistakes(runner: Runner, trained: Path, tmp_path: Path, bindings, messa
     assert "Traceback" not in ended.err
     assert "In call to configurable" not in ended.err
     assert not (tmp_path / "out").exists()
+
+
+def test_all_checkpoints_of_a_run_that_is_watched(runner: Runner, trained: Path, tmp_path: Path):
+    """The run has ended: all it left is evaluated, and nothing more is waited for."""
+    ended = evaluate(runner, trained, tmp_path, WATCH=True, CHECKPOINT_PATH=str(trained))
+    assert ended.code == 0, ended.err
+    names = {path.name for path in tmp_path.glob("summary-*")}
+    assert names == {
+        f"summary-{protocol}-{step:06d}.json"
+        for protocol in ("zero_shot", "few_shot")
+        for step in (2, 4, 6)
+    }
+    again = evaluate(runner, trained, tmp_path, CHECKPOINT_PATH=str(trained))
+    assert again.code == 0, again.err
+    assert again.out.count("checkpoint_") == 3
+    assert "4/4" not in again.err
+
+
+def test_benchmarks_inside_training_and_the_choice_of_a_step(
+    runner: Runner, tmp_path: Path, test_data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FLAN_JAX_DATA", str(test_data))
+    folder = tmp_path / "model"
+    protocols = ("mmlu_direct", "bbh_direct")
+    references = ", ".join(f"@{name}/evaluation.BenchmarkProtocol()" for name in protocols)
+    ended = runner.train(
+        folder,
+        "--gin_file=eval/flan_suite_while_training.gin",
+        f"--gin.evaluation.GenerationEvaluator.protocols=[{references}]",
+        TRAIN_STEPS=4,
+        EVAL_PERIOD=2,
+        INPUTS_LENGTH=128,
+        EVAL_BATCH_SIZE=4,
+        EVAL_ROWS_PER_DEVICE=4,
+        DIRECT_DECODE_LEN=4,
+        NUM_EXAMPLES=1,
+        MMLU_SUBTASKS=["anatomy", "virology"],
+        BBH_SUBTASKS=["navigate", "snarks"],
+    )
+    assert ended.code == 0, ended.err
+    for step in (2, 4):
+        assert f"step {step}  mmlu_direct: " in ended.err
+        for name in protocols:
+            summary = json.loads((folder / f"summary-{name}-{step:06d}.json").read_text())
+            assert summary["benchmark"]["n"] == 2
+            assert summary["trained_on"] == ["micro"]
+    chosen = runner.run("eval", "select", str(folder), "--protocol", "mmlu_direct")
+    assert chosen.code == 0, chosen.err
+    assert "chosen" in chosen.out
+    biased = [line for line in chosen.out.splitlines() if "selection-biased" in line]
+    assert [line.split()[0] for line in biased] == ["mmlu_direct"]

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flan_jax.checkpoints.manager import RestoreCheckpointConfig
+from flan_jax.checkpoints.tensors import CheckpointError
+from flan_jax.errors import UserError
+from flan_jax.evaluation import evaluate
 from flan_jax.evaluation.evaluate import checkpoint_name, progress_line
 from flan_jax.evaluation.job import Progress
 from flan_jax.evaluation.protocol import EvalProtocol
@@ -49,3 +53,37 @@ def test_progress_is_told_now_and_then_and_at_the_end(
         "zero_shot: 11/12 in 11 s",
         "zero_shot: 12/12 in 12 s",
     ]
+
+
+def test_progress_tells_the_time_that_is_left(capsys: pytest.CaptureFixture[str]):
+    protocol = EvalProtocol("zero_shot", ("a",))
+    progress_line(0.0)(protocol, Progress(3, 12, 20.0, left=600.0))
+    progress_line(0.0)(protocol, Progress(12, 12, 80.0, left=0.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "zero_shot: 3/12 in 20 s, about 10 min left",
+        "zero_shot: 12/12 in 80 s",
+    ]
+
+
+def test_a_checkpoint_has_two_names():
+    none, one = RestoreCheckpointConfig(), RestoreCheckpointConfig("/a")
+    assert evaluate._with_path(none, "/b").path == "/b"
+    assert evaluate._with_path(none, ["/b", "/c"]).path == ("/b", "/c")
+    assert evaluate._with_path(one, None) is one
+    assert evaluate._with_path(one, "/a").path == "/a"
+    with pytest.raises(UserError, match="are two names of one thing"):
+        evaluate._with_path(one, "/b")
+
+
+def test_a_checkpoint_that_its_run_deleted_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def gone(*_):
+        raise CheckpointError("not there")
+
+    monkeypatch.setattr(evaluate._Job, "evaluate", gone)
+    job = evaluate._Job(*[None] * 6)
+    assert job.evaluate_if_there(str(tmp_path / "checkpoint_1"), tmp_path, None) == []
+    assert "checkpoint_1 was deleted before it could be evaluated" in capsys.readouterr().err
+    with pytest.raises(CheckpointError):  # it is there: something else is wrong with it
+        job.evaluate_if_there(str(tmp_path), tmp_path, None)

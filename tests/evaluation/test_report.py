@@ -23,7 +23,7 @@ from flan_jax.evaluation.report import (
 )
 from flan_jax.evaluation.scores import compare, score
 
-VOID = {"meta", "line", "circle", "polyline", "link", "br"}
+VOID = {"meta", "line", "circle", "polyline", "link", "br", "input"}
 
 
 class Page(HTMLParser):

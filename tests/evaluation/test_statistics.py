@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from flan_jax.evaluation.statistics import (
     bootstrap,
     bootstrap_sums,
     mean_of_intervals,
+    noise_floor,
     paired_bootstrap,
     percentile_interval,
     unpaired_bootstrap,
     wilson,
+    z_of,
 )
 
 
@@ -108,3 +111,48 @@ def test_nothing_to_resample_is_an_error():
         bootstrap_sums(np.zeros((0, 1)), 0)
     with pytest.raises(ValueError, match="one shape"):
         paired_bootstrap(np.zeros(3), np.zeros(4), 0)
+
+
+@given(
+    counts=st.lists(st.integers(1, 200), min_size=1, max_size=6),
+    seed=st.integers(0, 1000),
+)
+def test_weights_of_intervals(counts, seed):
+    """Equal weights are no weights; a lone estimate keeps its interval; weights move the mean."""
+    generator = np.random.default_rng(seed)
+    hits = [int(generator.integers(0, count + 1)) for count in counts]
+    values = [hit / count for hit, count in zip(hits, counts, strict=True)]
+    intervals = [wilson(hit, count) for hit, count in zip(hits, counts, strict=True)]
+    plain = mean_of_intervals(values, intervals)
+    equal = mean_of_intervals(values, intervals, [1 / len(counts)] * len(counts))
+    assert equal[0] == pytest.approx(plain[0])
+    assert equal[1] == pytest.approx(plain[1])
+    one = [1.0] + [0.0] * (len(counts) - 1)
+    value, interval = mean_of_intervals(values, intervals, one)
+    assert value == values[0]
+    assert interval == pytest.approx(intervals[0])
+
+
+def test_noise_floor_is_where_a_difference_becomes_clear():
+    """Two systems apart by the floor leave zero out of their interval about half of the time."""
+    generator = np.random.default_rng(8)
+    share, count, trials = 0.5, 400, 2000
+    error = math.sqrt(share * (1 - share) / count)
+    floor = noise_floor(error, [count], [1.0])
+    assert floor.at_half == pytest.approx(error)
+    low, high = share - floor.unpaired / 2, share + floor.unpaired / 2
+    first = generator.binomial(count, low, trials) / count
+    second = generator.binomial(count, high, trials) / count
+    spread = np.sqrt((first * (1 - first) + second * (1 - second)) / count)
+    clear = second - first > z_of() * spread
+    assert clear.mean() == pytest.approx(0.5, abs=0.05)
+    # The same items, answers that correlate by one half: a normal approximation of both.
+    cut = NormalDist().inv_cdf(share + floor.paired / 2)
+    shared = generator.normal(size=(trials, count))
+    noise = generator.normal(size=(2, trials, count))
+    # A correlation of normals of 0.707 makes one of signs of 2 asin(0.707) / pi = 0.5.
+    latent = math.sqrt(0.7071) * shared + math.sqrt(1 - 0.7071) * noise
+    worse, better = latent[0] < -cut, latent[1] < cut
+    change = better.astype(float) - worse
+    told = change.mean(axis=1) > z_of() * change.std(axis=1) / math.sqrt(count)
+    assert told.mean() == pytest.approx(0.5, abs=0.06)

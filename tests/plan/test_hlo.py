@@ -102,6 +102,30 @@ def test_instructions() -> None:
     assert {i.opcode for i in module.reachable("condition")} >= {"fusion", "compare"}
 
 
+def test_what_another_core_does() -> None:
+    text = """HloModule offloaded, is_scheduled=true
+
+%scattered (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  ROOT %s = f32[8]{0} fusion(%x), kind=kCustom, backend_config={"window_config":{"estimated_cycles":"9223372036854775807"}}
+}, execution_thread="sparsecore"
+
+%compare (a: s32[], b: s32[]) -> pred[] {
+  %a = s32[] parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %less = pred[] compare(%a, %b), direction=LT
+}
+
+ENTRY %main (y: f32[8]) -> f32[8] {
+  ROOT %y = f32[8]{0} parameter(0)
+}
+"""  # noqa: E501
+    module = hlo.parse(text)
+    assert set(module.computations) == {"scattered", "compare", "main"}
+    assert [i.name for i in module.computations["scattered"].instructions] == ["x", "s"]
+    assert module.computations["scattered"].root.estimated_cycles is None
+
+
 def test_text_of_other_things_is_refused() -> None:
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("module @jit_f { }")

@@ -81,9 +81,14 @@ class Listener:
     def __init__(self, signal_at: int | None = None):
         self.calls: list[tuple[int, str]] = []
         self.signal_at = signal_at
+        self.prepared = False
+
+    def prepare(self, model, batch_sharding) -> None:
+        self.prepared = True
 
     def evaluate(self, model, params, batch_sharding, step: int, folder: str, trained) -> str:
         assert model.module == CONFIG
+        assert self.prepared
         self.calls.append((step, parameter_hash(params)))
         if step == self.signal_at:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,119 @@
+"""AQuA (Ling et al., 2017): 254 algebra problems, five options each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flan_jax.evaluation.benchmarks import (
+    BenchmarkItem,
+    Choice,
+    ProtocolDefinition,
+    register_protocol,
+)
+from flan_jax.mixtures.benchmarks.protocols.files import each, json_lines, tsv_rows
+from flan_jax.sources import folder
+
+SUBTASK = "aqua"
+SHOTS = 4
+LETTERS = "ABCDE"
+TRIGGER = "Let's think step by step."
+_TRAIN = "flan_cot/aqua_train.tsv"
+
+
+def read(subtask: str, split: str) -> list[BenchmarkItem]:
+    """The problems of a split. Raises SourceError: a file is missing or malformed."""
+    del subtask  # there is one
+    file = f"aqua/{'dev' if split == 'validation' else split}.json"
+    return each(folder.locate(file), json_lines(file), _item)
+
+
+def _item(index: int, row: Mapping[str, Any]) -> BenchmarkItem:
+    texts = []
+    for letter, option in zip(LETTERS, row["options"], strict=True):
+        if not option.startswith(f"{letter})"):
+            raise ValueError(f"expected an option '{letter})…', found {option!r}")
+        texts.append(option[2:].strip())
+    labels = tuple(f"({letter})" for letter in LETTERS)
+    listed = "\n".join(f"{label} {text}" for label, text in zip(labels, texts, strict=True))
+    return BenchmarkItem(
+        index,
+        f"{row['question'].strip()}\nOptions:\n{listed}",
+        labels[LETTERS.index(row["correct"])],
+        options=labels,
+        option_texts=tuple(texts),
+    )
+
+
+def ask_direct(item: BenchmarkItem) -> str:
+    """The problem, to be answered by a letter."""
+    return f"Q: {item.question}\nA:"
+
+
+def ask_cot(item: BenchmarkItem) -> str:
+    """The problem, to be reasoned about."""
+    return f"Q: {item.question}\nA: {TRIGGER}"
+
+
+def _rows() -> Sequence[Mapping[str, str]]:
+    # Their questions list the options as ours do.
+    columns = ("question", "answer", "reasoning")
+    return tsv_rows(_TRAIN, columns, ("question", "reasoning"))[:SHOTS]
+
+
+def _direct(subtask: str, item: BenchmarkItem, seed: int) -> Sequence[str]:
+    del subtask, item, seed
+    return [f"Q: {row['question'].strip()}\nA: {row['answer'].strip()}" for row in _rows()]
+
+
+def _cot(subtask: str, item: BenchmarkItem, seed: int) -> Sequence[str]:
+    del subtask, item, seed
+    return [
+        f"Q: {row['question'].strip()}\nA: {TRIGGER} {row['reasoning'].strip()} "
+        f"The answer is {row['answer'].strip()}."
+        for row in _rows()
+    ]
+
+
+_SHARED: dict[str, Any] = {
+    "benchmark": "aqua",
+    "subtasks": (SUBTASK,),
+    "read": read,
+    "metrics": ("option_match",),
+    "splits": ("test", "validation"),
+    "chance": {SUBTASK: 20.0},
+    "stop": ("\n\nQ:",),
+    "choices": (
+        Choice(
+            "exemplars",
+            f"rows 0 to {SHOTS - 1} of Flan's aqua_train.tsv",
+            "ours: the paper took 4 that Wei et al. (2022) wrote, which are not among our files",
+        ),
+        Choice("prompt", "`Q:`, options in lines of their own, `A:`", "FLAN repository, cot_data"),
+        Choice("mean", "of all items", "there is one set"),
+        Choice("answer", "the option after the last 'answer is', else the output", "as for MMLU"),
+        Choice("decoding", "greedy", "Flan paper, 2.3"),
+    ),
+    "licence": "Apache-2.0",
+}
+
+register_protocol(
+    ProtocolDefinition(
+        name="aqua_cot",
+        exemplars=_cot,
+        ask=ask_cot,
+        max_decode_len=512,
+        description="AQuA, 4-shot with reasoning",
+        **_SHARED,
+    )
+)
+register_protocol(
+    ProtocolDefinition(
+        name="aqua_direct",
+        exemplars=_direct,
+        ask=ask_direct,
+        max_decode_len=32,
+        description="AQuA, 4-shot",
+        **_SHARED,
+    )
+)
