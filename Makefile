@@ -37,7 +37,7 @@ TEST_ARGS ?=
 # A test process a core, four at most (each takes up to 2 GB); `make PARALLEL= test` for one.
 PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: help venv install quickstart test test-fast transformers plan-extra lint format check wheel lock \
+.PHONY: help venv install quickstart test test-fast transformers plan-extra lm-eval lint format check wheel lock \
 	pre-commit clean
 
 help: ## Lists the targets
@@ -55,6 +55,8 @@ test-fast: $(STAMPS)/test ## Runs the tests that take less than 5 s each
 transformers: $(STAMPS)/transformers ## Installs what tests compare exported models with (torch)
 
 plan-extra: $(STAMPS)/plan-extra ## Installs the TPU compiler, for flan-jax plan (0.7 GB)
+
+lm-eval: $(STAMPS)/lm-eval ## Installs lm-evaluation-harness, for flan-jax eval harness
 
 lint: $(STAMPS)/dev ## Checks style, formatting, types and spelling
 	$(BIN)/ruff check .
@@ -114,6 +116,10 @@ $(STAMPS)/transformers: $(STAMPS)/venv $(SOURCES) requirements/transformers-4.tx
 
 $(STAMPS)/plan-extra: $(STAMPS)/venv $(SOURCES)
 	@$(call install,.[test$(comma)plan])
+	@touch $(STAMPS)/run $(STAMPS)/test $@
+
+$(STAMPS)/lm-eval: $(STAMPS)/venv $(SOURCES)
+	@$(call install,.[test$(comma)lm-eval])
 	@touch $(STAMPS)/run $(STAMPS)/test $@
 
 # $(1): what to install. The first time takes some minutes: JAX and TensorFlow are large.

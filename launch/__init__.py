@@ -1,5 +1,33 @@
-"""Launching runs on clusters: not part of this release.
+"""Launching jobs: one description, rendered for several engines; see docs/launch.md. No JAX.
 
-The package has its place (`flan_jax.launch`), but no backends yet. Runs are started with
-`flan-jax train` on each host.
+spec = JobSpec("flan-t5-xl", "train", gin_files=(…), accelerator=parse_accelerator("v5e-64"))
+rendered = render(spec, "tpu_vm")  # pure: files and command lines
+execute(rendered, spec.retry)  # does it
 """
+
+from __future__ import annotations
+
+from flan_jax.launch.execute import execute
+from flan_jax.launch.render import BACKENDS, render
+from flan_jax.launch.rendered import Rendered
+from flan_jax.launch.spec import (
+    JobSpec,
+    LaunchError,
+    Place,
+    RetryPolicy,
+    Software,
+    parse_accelerator,
+)
+
+__all__ = [
+    "BACKENDS",
+    "JobSpec",
+    "LaunchError",
+    "Place",
+    "Rendered",
+    "RetryPolicy",
+    "Software",
+    "execute",
+    "parse_accelerator",
+    "render",
+]
