@@ -156,7 +156,7 @@ def check_buckets(spec: JobSpec) -> None:
     for bucket in spec.buckets:
         root = "/".join(bucket.split("/")[:3])
         output = Runner(spec.retry).once(
-            ("gcloud", "storage", "ls", "--buckets", root), spec.retry.timeout
+            ("gcloud", "storage", "ls", root, "--buckets"), spec.retry.timeout
         )
         if output.status != 0:
             raise LaunchError(

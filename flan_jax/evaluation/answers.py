@@ -56,16 +56,18 @@ _NAMED_TEXT = re.compile(r"^[(\[]?(?P<label>\w+)[)\].:]*\s+(?P<text>\S.*)$")
 def find_phrase(request: Request, prediction: str) -> Found:
     """The rule of the FLAN repository for BBH, on any output; see `extract_phrase`.
 
-    Case counts. An option may also be named by its bare letter or its text.
+    Case counts. An option may also be named by its bare letter or its text; where there are
+    options, an output that names none has no answer.
     """
     text, _ = extract_phrase(prediction)
     right = text in (collapse(reference) for reference in request.references)
-    if request.options and not right:
-        right = match_option(request, text) == request.answer_text
-        for whole in (text, collapse(prediction)):
-            index = _named_by_text(request, whole)
-            right = right or (index is not None and _is_right_text(request, index))
-    return Found(text, bool(text), right)
+    if right or not request.options:
+        return Found(text, bool(text), right)
+    option = match_option(request, text)
+    indices = [_named_by_text(request, whole) for whole in (text, collapse(prediction))]
+    named = [index for index in indices if index is not None]
+    right = option == request.answer_text or any(_is_right_text(request, i) for i in named)
+    return Found(text, option is not None or bool(named), right)
 
 
 def find_option(request: Request, prediction: str) -> Found:

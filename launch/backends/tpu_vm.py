@@ -61,9 +61,9 @@ def render(spec: JobSpec) -> Rendered:
                 (
                     *_QUEUED,
                     "scp",
-                    "--recurse",
                     *sources,
                     f"{spec.name}:{'' if sources != wheel else f'{spec.name}/'}",
+                    "--recurse",
                     *every,
                     *where,
                 )

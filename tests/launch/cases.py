@@ -16,7 +16,7 @@ _TRAIN = (
     *("train", "--gin_file=models/t5/xl.gin", "--gin_file=vocabularies/t5.gin"),
     *("--gin_file=runs/finetune.gin", "--gin_file=mixtures/flan2022.gin"),
     *("--gin.MODEL_DIR=gs://my-bucket/xl", "--gin.INITIAL_CHECKPOINT_PATH=gs://my-bucket/t5_xl"),
-    *("--gin.TRAIN_STEPS_RELATIVE=1000", "--gin.BATCH_SIZE=64"),
+    *("--gin.TRAIN_STEPS=0", "--gin.TRAIN_STEPS_RELATIVE=1000", "--gin.BATCH_SIZE=64"),
 )
 _EVAL = (
     *("eval", "--gin_file=models/t5/xl.gin", "--gin_file=vocabularies/t5.gin"),

@@ -58,7 +58,7 @@ def spec(**changes) -> JobSpec:
 
 def test_each_bucket_is_listed_once(programs: FakePrograms):
     checks.check_buckets(spec(buckets=("gs://one/folder", "gs://two")))
-    listed = [words[-1] for words in programs.calls("storage ls --buckets")]
+    listed = [words[3] for words in programs.calls("storage ls")]
     assert listed == ["gs://one", "gs://two"]
 
 
@@ -139,11 +139,11 @@ def test_without_the_compiler_it_says_that_nothing_was_checked(
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_model_too_large_for_its_slice_is_not_launched(programs: FakePrograms):
     code, _, err = launch(
-        *("tpu_vm", "train", "--run", "--topology=v4-8", "--zone=us-central2-b", "--no_check"),
-        *("--image=a/b:c", "--gin_file=models/palm/540b.gin", "--gin_file=runs/flan_palm.gin"),
+        *("tpu_vm", "train", "--run", "--topology=v5e-1", "--zone=us-central2-b", "--no_check"),
+        *("--image=a/b:c", "--gin_file=models/t5/xxl.gin", "--gin_file=runs/flan_palm.gin"),
     )
     assert code == 2
-    assert "does not fit v4:2x2x1" in err and "larger --topology" in err
+    assert "does not fit v5e:1x1" in err and "larger --topology" in err
     assert not programs.calls("create")
 
 

@@ -177,7 +177,7 @@ def test_gcloud_knows_every_flag(tmp_path: Path):
     assert job.poll is not None
     argvs = [job.create, job.poll.argv, *job.start, job.result, job.status, job.logs, job.delete]
     argvs += [rendered(name).create for name in ("tpu_vm_multislice", "tpu_vm_shape")]
-    argvs += [("gcloud", "storage", "ls", "--buckets", "gs://my-bucket")]
+    argvs += [("gcloud", "storage", "ls", "gs://my-bucket", "--buckets")]
     wrong = (*job.create, "--spt")
     commands = tmp_path / "commands.json"
     lines = [{"command_string": shell_line(argv)} for argv in (*argvs, wrong)]

@@ -31,12 +31,17 @@ elif word == "dies":
     os.kill(os.getpid(), signal.SIGKILL)
 elif word == "stops":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-    pathlib.Path(folder, "ready").touch()
+    pathlib.Path(folder, "ready_" + index).touch()
     time.sleep(60)
 elif word.startswith("ends"):
     time.sleep(0.2)
     sys.exit(int(word[4:]))
 """
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[supervise.__module__], "_LAST_WORDS", 2.0)
 
 
 def processes(folder: Path, *words: str, port: int = 0) -> Processes:
@@ -105,7 +110,7 @@ def test_those_that_lost_a_peer_start_again(tmp_path: Path):
 
 def test_asked_to_stop_all_save_and_it_ends_well(tmp_path: Path):
     def ask() -> None:
-        while not (tmp_path / "ready").exists():
+        while len(list(tmp_path.glob("ready_*"))) < 2:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 
