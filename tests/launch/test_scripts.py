@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -135,11 +136,16 @@ def test_slurm_passes_the_end_of_its_time_on_and_queues_again(tmp_path: Path, pr
         "while :; do /bin/sleep 0.1; done\n"
     )
     script = written("slurm_train") / "job.sbatch"
-    job = subprocess.Popen(["bash", script], env={**os.environ, "SLURM_JOB_ID": "7"})
-    while not (tmp_path / "begun").exists():
-        time.sleep(0.02)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(30) == 0
+    environment = {**os.environ, "SLURM_JOB_ID": "7"}
+    job = subprocess.Popen(["bash", script], env=environment, start_new_session=True)
+    try:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(30) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
     assert (tmp_path / "saved").read_text() == "saved\n"
     assert programs.calls("scontrol") == [["scontrol", "requeue", "7"]]
 
