@@ -214,11 +214,11 @@ def require(file: str | Path) -> Path:
     get = ""
     if dataset is not None:
         (fetch,) = download(file)
-        get = (
-            f" `flan-jax data fetch TASK` fetches it (from {dataset.origin})."
-            if isinstance(fetch, Download)
-            else f" To get it: {fetch.how} (origin: {dataset.origin})."
-        )
+        if isinstance(fetch, Download):
+            get = f" `flan-jax data fetch TASK` fetches it (from {dataset.origin})."
+        else:
+            origin = "" if dataset.origin in fetch.how else f" (origin: {dataset.origin})"
+            get = f" To have it: {fetch.how}{origin}."
     raise SourceMissingError(
         f"{file} is not in the data folder: looked for {path}.{get} The folder is set by "
         f"{ENVIRONMENT_VARIABLE} (now {os.environ.get(ENVIRONMENT_VARIABLE) or 'not set'}); "
