@@ -177,10 +177,10 @@ OURS = ("flan_jax", "tests", "benchmarks", "__future__")
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("flan_jax", ("beam", "hf", "torch")),
+        ("flan_jax", ("beam", "hf", "torch", "lm-eval")),
         ("mixtures", ()),
         ("launch", ()),
-        ("tests", ("test", "test-hf")),
+        ("tests", ("test", "test-hf", "lm-eval")),
     ],
 )
 def test_every_import_is_a_declared_dependency(folder: str, extras: tuple[str, ...]):
