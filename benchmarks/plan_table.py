@@ -151,10 +151,10 @@ def cells(row: Row, report: dict[str, Any]) -> list[str]:
     mesh = f"{row.chips // row.tensor} × {row.tensor}"
     first = [*row.label, str(row.chips), mesh]
     if "error" in report:
-        return [*first, f"not compiled: {report['error']}", *[""] * 8]
+        return [*first, f"not compiled: {report['error']}", *["–"] * 8]
     memory = f"{report['hbm_gib_per_chip']:.1f} of {report['hbm_limit_gib']:.1f}"
     if "step_time_s" not in report:
-        return [*first, "no", memory, *[""] * 7]
+        return [*first, "no", memory, *["–"] * 7]
     times = f"{report['step_time_overlapped_s']:.3f} to {report['step_time_serial_s']:.3f}"
     return [
         *first,
