@@ -19,7 +19,7 @@ import numpy as np
 
 from flan_jax.data.vocabulary import Vocabulary
 from flan_jax.errors import UserError
-from flan_jax.evaluation.benchmark_requests import continuations
+from flan_jax.evaluation.benchmark_requests import continuations, request_to_judge
 from flan_jax.evaluation.benchmarks import (
     PAPER,
     BenchmarkItem,
@@ -27,7 +27,6 @@ from flan_jax.evaluation.benchmarks import (
     ProtocolDefinition,
     known_protocols,
 )
-from flan_jax.evaluation.predictions import request_to_judge
 from flan_jax.evaluation.requests import Request
 from flan_jax.evaluation.scorers import get_scorer
 from flan_jax.evaluation.voting import cut

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from flan_jax.evaluation.benchmarks import BenchmarkItem, BenchmarkProtocol, last
 from flan_jax.evaluation.protocol import ProtocolError
 from flan_jax.evaluation.requests import Request, Vocabulary, count_unknown, fit_tokens
@@ -65,30 +67,44 @@ def _request(
         if len(tokens) <= inputs_length:
             break
     kept, truncated = fit_tokens(tokens, inputs_length)
-    target = item.target or item.answer
+    request = request_to_judge(protocol, subtask, item)
+    return dataclasses.replace(
+        request,
+        held_out=held_out,
+        prompt=prompt,
+        tokens=kept,
+        target_length=len(vocabulary.encode(request.target)) + 1,
+        truncated=truncated,
+        dropped_exemplars=dropped,
+        representable=any(
+            vocabulary.decode(vocabulary.encode(text)).split() == text.split()
+            for text in request.references
+        ),
+        unknown_tokens=count_unknown(kept, vocabulary),
+        continuations=continuations(protocol, item),
+    )
+
+
+def request_to_judge(protocol: BenchmarkProtocol, subtask: str, item: BenchmarkItem) -> Request:
+    """An item as a request without token ids: enough to judge answers, not to ask for them.
+
+    Its prompt is the question alone.
+    """
+    definition = protocol.definition
     return Request(
         id=f"{subtask}/{item.index}",
         task=subtask,
         cluster=definition.benchmark,
-        held_out=held_out,
+        held_out=None,
         metrics=definition.metrics,
-        prompt=prompt,
-        target=target,
+        prompt=definition.ask(item),
+        target=item.target or item.answer,
         answer=item.answer,
         references=item.references or (item.answer,),
         options=item.options,
         option_texts=item.option_texts or item.options,
         answer_text=answer_text(item),
-        tokens=kept,
-        target_length=len(vocabulary.encode(target)) + 1,
-        truncated=truncated,
-        dropped_exemplars=dropped,
-        representable=any(
-            vocabulary.decode(vocabulary.encode(text)).split() == text.split()
-            for text in item.references or (item.answer,)
-        ),
-        unknown_tokens=count_unknown(kept, vocabulary),
-        continuations=continuations(protocol, item),
+        tokens=(),
     )
 
 

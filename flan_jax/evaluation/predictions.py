@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from flan_jax.errors import UserError
-from flan_jax.evaluation.benchmark_requests import answer_text
-from flan_jax.evaluation.benchmarks import BenchmarkItem, BenchmarkProtocol
+from flan_jax.evaluation.benchmark_requests import request_to_judge
+from flan_jax.evaluation.benchmarks import BenchmarkProtocol
 from flan_jax.evaluation.requests import Request
 from flan_jax.evaluation.voting import cut, vote
 from flan_jax.suggestions import did_you_mean
@@ -54,26 +54,6 @@ def requests_to_judge(protocol: BenchmarkProtocol) -> list[Request]:
         for subtask, items in protocol.items().items()
         for item in items
     ]
-
-
-def request_to_judge(protocol: BenchmarkProtocol, subtask: str, item: BenchmarkItem) -> Request:
-    """One item as a request without token ids."""
-    definition = protocol.definition
-    return Request(
-        id=f"{subtask}/{item.index}",
-        task=subtask,
-        cluster=definition.benchmark,
-        held_out=None,
-        metrics=definition.metrics,
-        prompt=definition.ask(item),
-        target=item.target or item.answer,
-        answer=item.answer,
-        references=item.references or (item.answer,),
-        options=item.options,
-        option_texts=item.option_texts or item.options,
-        answer_text=answer_text(item),
-        tokens=(),
-    )
 
 
 def read_predictions(path: Path | str) -> dict[str, str | list[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flan_jax.errors import UserError
+from flan_jax.evaluation.benchmark_requests import request_to_judge
 from flan_jax.evaluation.benchmarks import (
     BenchmarkItem,
     BenchmarkProtocol,
@@ -16,7 +17,6 @@ from flan_jax.evaluation.benchmarks import (
     known_protocols,
 )
 from flan_jax.evaluation.extraction import Found
-from flan_jax.evaluation.predictions import request_to_judge
 from flan_jax.evaluation.scorers import get_scorer
 from flan_jax.evaluation.voting import cut
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flan_jax.evaluation.benchmarks import (
@@ -11,14 +11,19 @@ from flan_jax.evaluation.benchmarks import (
     ProtocolDefinition,
     register_protocol,
 )
-from flan_jax.mixtures.benchmarks.protocols.files import each, json_lines, tsv_rows
+from flan_jax.mixtures.benchmarks.protocols.files import each, json_lines
+from flan_jax.mixtures.benchmarks.protocols.question_answer import (
+    FlanCotExemplars,
+    ask_cot,
+    ask_direct,
+)
 from flan_jax.sources import folder
 
 SUBTASK = "aqua"
 SHOTS = 4
 LETTERS = "ABCDE"
-TRIGGER = "Let's think step by step."
-_TRAIN = "flan_cot/aqua_train.tsv"
+# Their questions list the options as ours do.
+EXEMPLARS = FlanCotExemplars("flan_cot/aqua_train.tsv", SHOTS)
 
 
 def read(subtask: str, split: str) -> list[BenchmarkItem]:
@@ -43,36 +48,6 @@ def _item(index: int, row: Mapping[str, Any]) -> BenchmarkItem:
         options=labels,
         option_texts=tuple(texts),
     )
-
-
-def ask_direct(item: BenchmarkItem) -> str:
-    """The problem, to be answered by a letter."""
-    return f"Q: {item.question}\nA:"
-
-
-def ask_cot(item: BenchmarkItem) -> str:
-    """The problem, to be reasoned about."""
-    return f"Q: {item.question}\nA: {TRIGGER}"
-
-
-def _rows() -> Sequence[Mapping[str, str]]:
-    # Their questions list the options as ours do.
-    columns = ("question", "answer", "reasoning")
-    return tsv_rows(_TRAIN, columns, ("question", "reasoning"))[:SHOTS]
-
-
-def _direct(subtask: str, item: BenchmarkItem, seed: int) -> Sequence[str]:
-    del subtask, item, seed
-    return [f"Q: {row['question'].strip()}\nA: {row['answer'].strip()}" for row in _rows()]
-
-
-def _cot(subtask: str, item: BenchmarkItem, seed: int) -> Sequence[str]:
-    del subtask, item, seed
-    return [
-        f"Q: {row['question'].strip()}\nA: {TRIGGER} {row['reasoning'].strip()} "
-        f"The answer is {row['answer'].strip()}."
-        for row in _rows()
-    ]
 
 
 _SHARED: dict[str, Any] = {
@@ -100,7 +75,7 @@ _SHARED: dict[str, Any] = {
 register_protocol(
     ProtocolDefinition(
         name="aqua_cot",
-        exemplars=_cot,
+        exemplars=EXEMPLARS.cot,
         ask=ask_cot,
         max_decode_len=512,
         description="AQuA, 4-shot with reasoning",
@@ -110,7 +85,7 @@ register_protocol(
 register_protocol(
     ProtocolDefinition(
         name="aqua_direct",
-        exemplars=_direct,
+        exemplars=EXEMPLARS.direct,
         ask=ask_direct,
         max_decode_len=32,
         description="AQuA, 4-shot",

@@ -19,6 +19,7 @@ from flan_jax.evaluation.benchmarks import (
     register_protocol,
 )
 from flan_jax.mixtures.benchmarks.protocols.files import by_file, each, json_file
+from flan_jax.mixtures.benchmarks.protocols.question_answer import ask_cot, ask_direct
 from flan_jax.sources import folder
 from flan_jax.sources.base import SourceError, SourceMissingError
 
@@ -85,7 +86,6 @@ CHANCE = {
 
 _OPTION = re.compile(r"^(\([A-Z]\)) (.*)$", re.MULTILINE)
 DIRECT, COT = "direct-prompts", "cot-prompts"
-TRIGGER = "Let's think step by step."
 ZERO_SHOT_TRIGGER = "Let's think step-by-step."
 
 
@@ -145,16 +145,6 @@ def _prompt_file(folder_name: str, subtask: str) -> str:
             "without reasoning, each task's input up to the blank line before its last `Q:`"
         )
     return file
-
-
-def ask_direct(item: BenchmarkItem, ending: str = "") -> str:
-    """The question, to be answered at once or after `ending`."""
-    return f"Q: {item.question}\nA:{ending}"
-
-
-def ask_cot(item: BenchmarkItem) -> str:
-    """The question, to be reasoned about."""
-    return f"Q: {item.question}\nA: {TRIGGER}"
 
 
 GROUPS = {"bbh-nlp": NLP, "bbh-alg": ALGORITHMIC}

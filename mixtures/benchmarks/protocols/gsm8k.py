@@ -13,11 +13,11 @@ from flan_jax.evaluation.benchmarks import (
     register_protocol,
 )
 from flan_jax.mixtures.benchmarks.protocols.files import each, json_lines
+from flan_jax.mixtures.benchmarks.protocols.question_answer import ask_cot, ask_direct
 from flan_jax.sources import folder
 
 SUBTASK = "gsm8k"
 SHOTS = 8
-TRIGGER = "Let's think step by step."
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _GOLD = re.compile(r"^#### (?P<number>.*\S)\s*$", re.MULTILINE)
 
@@ -47,16 +47,6 @@ def first(count: int) -> list[BenchmarkItem]:
     """The first `count` problems of train."""
     file = "gsm8k/train.jsonl"
     return each(folder.locate(file), json_lines(file)[:count], _item)
-
-
-def ask_direct(item: BenchmarkItem) -> str:
-    """The problem, to be answered by a number."""
-    return f"Q: {item.question}\nA:"
-
-
-def ask_cot(item: BenchmarkItem) -> str:
-    """The problem, to be reasoned about."""
-    return f"Q: {item.question}\nA: {TRIGGER}"
 
 
 def _direct(subtask: str, item: BenchmarkItem, seed: int) -> Sequence[str]:

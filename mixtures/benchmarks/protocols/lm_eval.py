@@ -26,6 +26,7 @@ from flan_jax.evaluation.requests import Request
 from flan_jax.evaluation.scorers import Scorer, judged_by, register_scorer
 from flan_jax.mixtures.benchmarks.protocols import bbh, gsm8k, mgsm, mmlu
 from flan_jax.mixtures.benchmarks.protocols.files import json_lines
+from flan_jax.mixtures.benchmarks.protocols.question_answer import TRIGGER, ask_cot
 
 VARIANT = "lm_eval"
 _HARNESS = "lm-evaluation-harness 0.4.13"
@@ -148,12 +149,12 @@ register_scorer(
 
 def ask_bbh(item: BenchmarkItem) -> str:
     """The question, to be reasoned about in a new line."""
-    return f"{bbh.ask_cot(item)}\n"
+    return f"{ask_cot(item)}\n"
 
 
 def _bbh_exemplars(subtask: str, item: BenchmarkItem, seed: int) -> Sequence[str]:
     # One of the authors' exemplars reasons in the trigger's line; here all have a new one.
-    line = f"A: {bbh.TRIGGER}"
+    line = f"A: {TRIGGER}"
     return [
         exemplar.replace(f"{line} ", f"{line}\n")
         for exemplar in bbh.exemplars(bbh.COT, subtask, item, seed)

@@ -17,13 +17,13 @@ from flan_jax.evaluation.benchmarks import (
     register_protocol,
 )
 from flan_jax.mixtures.benchmarks.protocols.files import csv_rows, each, json_file, json_lines
+from flan_jax.mixtures.benchmarks.protocols.question_answer import TRIGGER
 from flan_jax.mixtures.benchmarks.protocols.subjects import GROUPS, SUBJECTS
 from flan_jax.sources import folder
 from flan_jax.sources.base import SourceError
 
 LETTERS = "ABCD"
 LABELS = ("(A)", "(B)", "(C)", "(D)")
-TRIGGER = "Let's think step by step."
 _COLUMNS = ("question", "choice0", "choice1", "choice2", "choice3", "answer")
 _VALIDATION = "mmlu/val/zero_shot_mmlu_val.jsonl"
 _COT = "mmlu/mmlu-cot.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flan_jax.evaluation.benchmarks import (
@@ -11,15 +11,20 @@ from flan_jax.evaluation.benchmarks import (
     ProtocolDefinition,
     register_protocol,
 )
-from flan_jax.mixtures.benchmarks.protocols.files import each, json_file, tsv_rows
+from flan_jax.mixtures.benchmarks.protocols.files import each, json_file
+from flan_jax.mixtures.benchmarks.protocols.question_answer import (
+    FlanCotExemplars,
+    ask_cot,
+    ask_direct,
+)
 from flan_jax.sources import folder
 from flan_jax.sources.base import SourceError
 
 SUBTASK = "strategyqa"
 SHOTS = 6
 OPTIONS = ("yes", "no")
-TRIGGER = "Let's think step by step."
-_DEV, _TRAIN = "strategyqa/dev.json", "flan_cot/strategyqa_train.tsv"
+_DEV = "strategyqa/dev.json"
+EXEMPLARS = FlanCotExemplars("flan_cot/strategyqa_train.tsv", SHOTS)
 
 
 def read(subtask: str, split: str) -> list[BenchmarkItem]:
@@ -38,35 +43,6 @@ def _item(index: int, row: Mapping[str, Any]) -> BenchmarkItem:
     return BenchmarkItem(
         index, row["question"].strip(), answer, options=OPTIONS, option_texts=OPTIONS
     )
-
-
-def ask_direct(item: BenchmarkItem) -> str:
-    """The question, to be answered at once."""
-    return f"Q: {item.question}\nA:"
-
-
-def ask_cot(item: BenchmarkItem) -> str:
-    """The question, to be reasoned about."""
-    return f"Q: {item.question}\nA: {TRIGGER}"
-
-
-def _rows() -> Sequence[Mapping[str, str]]:
-    columns = ("question", "answer", "reasoning")
-    return tsv_rows(_TRAIN, columns, ("question", "reasoning"))[:SHOTS]
-
-
-def _direct(subtask: str, item: BenchmarkItem, seed: int) -> Sequence[str]:
-    del subtask, item, seed
-    return [f"Q: {row['question'].strip()}\nA: {row['answer'].strip()}" for row in _rows()]
-
-
-def _cot(subtask: str, item: BenchmarkItem, seed: int) -> Sequence[str]:
-    del subtask, item, seed
-    return [
-        f"Q: {row['question'].strip()}\nA: {TRIGGER} {row['reasoning'].strip()} "
-        f"The answer is {row['answer'].strip()}."
-        for row in _rows()
-    ]
 
 
 _SHARED: dict[str, Any] = {
@@ -98,7 +74,7 @@ _SHARED: dict[str, Any] = {
 register_protocol(
     ProtocolDefinition(
         name="strategyqa_cot",
-        exemplars=_cot,
+        exemplars=EXEMPLARS.cot,
         ask=ask_cot,
         max_decode_len=256,
         description="StrategyQA, 6-shot with reasoning",
@@ -108,7 +84,7 @@ register_protocol(
 register_protocol(
     ProtocolDefinition(
         name="strategyqa_direct",
-        exemplars=_direct,
+        exemplars=EXEMPLARS.direct,
         ask=ask_direct,
         max_decode_len=16,
         description="StrategyQA, 6-shot",
