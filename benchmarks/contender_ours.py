@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.contender import LEARNING_RATE, Answer, Problem, contender_arguments, serve  # noqa: E402
-from flan_jax.host_memory import keep_freed_memory, trains_on_cpu  # noqa: E402
+from flan_jax.cpu_start import prepare_to_train  # noqa: E402
 
 
 def make_decode(problem: Problem, folder: Path) -> Any:
@@ -55,7 +55,8 @@ def make_train(problem: Problem, folder: Path) -> Any:
     step = make_train_step(model, optimizer, Trainer(), jax.random.key(0), num_tasks=1)
     step = jax.jit(step, donate_argnums=0)
     params = jax.device_put(params)
-    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, optimizer.init(params))
+    slots = jax.jit(optimizer.init)(params)
+    state = TrainState(jax.numpy.zeros((), jax.numpy.int32), params, slots)
     targets = problem.targets
     batch = jax.device_put(
         {
@@ -84,8 +85,8 @@ def make_train(problem: Problem, folder: Path) -> Any:
 
 def main() -> None:
     args = contender_arguments()
-    if "train" in args.commands and trains_on_cpu():  # as `flan-jax train` does
-        keep_freed_memory()
+    if "train" in args.commands:  # as `flan-jax train` does
+        prepare_to_train()
     problem = Problem.read(args.folder)
     make = {"decode": make_decode, "train": make_train}
     serve({name: make[name](problem, args.folder) for name in args.commands})

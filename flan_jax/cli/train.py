@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from flan_jax.cli.gin_command import load_gin_command, run_configured
 from flan_jax.cli.processes import add_process_arguments, join_processes
-from flan_jax.host_memory import keep_freed_memory, trains_on_cpu
+from flan_jax.cpu_start import prepare_to_train
 
 HELP = "train from gin files"
 _DESCRIPTION = """\
@@ -39,8 +39,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit status."""
-    if trains_on_cpu():
-        keep_freed_memory()
+    prepare_to_train()
     command = load_gin_command(argv, "train", _DESCRIPTION, "train", _add_arguments)
     if command is None:
         return 0

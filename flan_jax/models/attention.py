@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from flan_jax.kernels.flash_attention import laid_out_bias
 from flan_jax.layout import constrain, einsum, out_sharding
 from flan_jax.models.dot_product import Visibility, dot_product_attention, kept_keys
 from flan_jax.models.layer_stack import fold
@@ -82,6 +81,8 @@ class RelativePositionBias(nnx.Module):
         """The bias as `dot_product_attention` takes it under this implementation."""
         if implementation != "flash":
             return self(q_length, k_length, dtype)
+        from flan_jax.kernels.flash_attention import laid_out_bias  # imports Pallas
+
         # Rounded as the others round it.
         offsets = jnp.arange(-(q_length - 1), k_length)
         rows = laid_out_bias(self.by_offset(offsets, dtype), q_length, k_length)

@@ -17,8 +17,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from flan_jax.kernels.flash_attention import flash_attention
-from flan_jax.kernels.on_mesh import flash_attention_on_mesh
 from flan_jax.layout import constrain, einsum, mesh_device_kind, mesh_platform, out_sharding
 from flan_jax.models.layers import dropout
 from flan_jax.sharding import partition_spec
@@ -182,6 +180,10 @@ def _flash(
     bias: Array | None,
     kept: Array | None,
 ) -> Array:
+    # Here, as CPUs have no use for the kernels, and Pallas takes a while to import.
+    from flan_jax.kernels.flash_attention import flash_attention
+    from flan_jax.kernels.on_mesh import flash_attention_on_mesh
+
     if out_sharding() is None:
         attend = flash_attention
     else:

@@ -197,59 +197,65 @@ class Adafactor:
 
         def step(grad: Array, param: Array, slots: _Slots) -> _Update:
             grad = grad.astype(jnp.float32)
-            moments, inverses = self._second_moments(grad, slots, decay)
-            first, *others = (jnp.sqrt(inverse) for inverse in inverses)
-            # Numbers that scale the whole parameter go into the smallest array.
-            first = first * (rate * self._scale(grad, param, inverses))
-            update = math.prod(others, start=first * grad)
+            moments = self._second_moments(grad, slots, decay)
+            roots, size = self._inverse_roots(moments, grad.shape)
+            scale = rate * self._parameter_scale(param) / self._clipped(grad, roots, size)
+            # The number that scales the whole parameter goes into the smallest array, and the sign
+            # into another: an array with two uses would be broadcast in memory on CPUs.
+            first, *others = roots
+            first = first * (scale if others else -scale)
+            update = math.prod((-root for root in others), start=first * grad)
             momentum = slots.m
             if self.beta1 is not None:
-                update = momentum = self.beta1 * slots.m + (1.0 - self.beta1) * update
+                momentum = self.beta1 * slots.m - (1.0 - self.beta1) * update
+                update = -momentum
             shrinking = self._weight_decay(rate)
             if shrinking is not None:
-                update = update + shrinking * param
-            return _Update(-update, moments.v_row, moments.v_col, moments.v, momentum)
+                update = update - shrinking * param
+            return _Update(update, moments.v_row, moments.v_col, moments.v, momentum)
 
         return step
 
-    def _second_moments(
-        self, grad: Array, slots: _Slots, decay: Array
-    ) -> tuple[_Slots, tuple[Array, ...]]:
-        """The new moments, and the inverses of what they estimate the gradient's square to be.
-
-        These are one array of the parameter's shape, or a row's and a column's, to be multiplied.
-        """
+    def _second_moments(self, grad: Array, slots: _Slots, decay: Array) -> _Slots:
+        """The slots with this gradient's square in their averages."""
+        square = jnp.square(grad)
 
         def average(old: Array, axes: tuple[int, ...] = ()) -> Array:
-            mean = jnp.mean(jnp.square(grad), axis=axes) + self.epsilon1
+            mean = jnp.mean(square, axis=axes) + self.epsilon1
             return (decay * old + (1.0 - decay) * mean).astype(old.dtype)
 
         dims = self._factored_dims(grad.shape)
         if dims is None:
-            moments = slots._replace(v=average(slots.v))
-            return moments, (1.0 / moments.v,)
+            return slots._replace(v=average(slots.v))
         second, largest = dims
         rows, columns = average(slots.v_row, (largest,)), average(slots.v_col, (second,))
-        mean = jnp.mean(rows, axis=second - (second > largest), keepdims=True)
-        by_row, by_column = (
-            jnp.expand_dims(mean / rows, largest),
-            jnp.expand_dims(1 / columns, second),
-        )
-        return slots._replace(v_row=rows, v_col=columns), (by_row, by_column)
+        return slots._replace(v_row=rows, v_col=columns)
 
-    def _scale(self, grad: Array, param: Array, inverses: tuple[Array, ...]) -> Array | float:
-        """Clipping of the update's RMS, times the parameter's RMS: a number per parameter."""
-        scale: Array | float = 1.0
-        if self.clipping_threshold is not None:
-            # Sums of squares without an array of the unclipped update: as it would be used again,
-            # it would be written to memory.
-            first, *others = inverses
-            square = (grad * first) * math.prod(others, start=grad)
-            scale = 1.0 / jnp.maximum(1.0, jnp.sqrt(jnp.mean(square)) / self.clipping_threshold)
-        if self.multiply_by_parameter_scale:
-            size = jnp.sqrt(jnp.mean(jnp.square(param)))
-            scale = scale * jnp.maximum(size, self.epsilon2)
-        return scale
+    def _inverse_roots(
+        self, moments: _Slots, shape: tuple[int, ...]
+    ) -> tuple[tuple[Array, ...], Array | float]:
+        """Factors, and a number to divide by, that make a gradient the unclipped update.
+
+        The factors are one array of the parameter's shape, or a row's and a column's.
+        """
+        dims = self._factored_dims(shape)
+        if dims is None:
+            return (jax.lax.rsqrt(moments.v),), 1.0
+        second, largest = dims
+        by_row = jnp.expand_dims(jax.lax.rsqrt(moments.v_row), largest)
+        by_column = jnp.expand_dims(jax.lax.rsqrt(moments.v_col), second)
+        return (by_row, by_column), jax.lax.rsqrt(jnp.mean(moments.v_row))
+
+    def _clipped(self, grad: Array, roots: tuple[Array, ...], size: Array | float) -> Array | float:
+        """The number to divide by instead of `size`, so that the update's RMS is not too large."""
+        if self.clipping_threshold is None:
+            return size
+        # One expression of arrays that are used once: the update, used again, would be written to
+        # memory before it is known how large it is.
+        return jnp.maximum(size, _rms(math.prod(roots, start=grad)) / self.clipping_threshold)
+
+    def _parameter_scale(self, param: Array) -> Array | float:
+        return jnp.maximum(_rms(param), self.epsilon2) if self.multiply_by_parameter_scale else 1.0
 
     def _weight_decay(self, rate: Array) -> Array | float | None:
         if not self.weight_decay_rate_lr_exponent:
@@ -269,6 +275,10 @@ class _Update(NamedTuple):
     v_col: Any
     v: Any
     m: Any
+
+
+def _rms(array: Array) -> Array:
+    return jnp.sqrt(jnp.mean(jnp.square(array)))
 
 
 def _is_stacked(axes: PartitionSpec) -> bool:
