@@ -165,6 +165,7 @@ setup(
         "lm-eval": ["lm_eval>=0.4.13,<0.5"],
         # Building stores on Beam's runners, and reading them from HTTP or buckets.
         "beam": ["apache-beam>=2.77"],
+        "gs": ["gcsfs>=2024.6"],
         "remote": ["aiohttp>=3.10", "gcsfs>=2024.6", "s3fs>=2024.6"],
     },
     entry_points={"console_scripts": ["flan-jax = flan_jax.cli.main:main"]},

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flan_jax.errors import UserError
-from flan_jax.peers import LEASE, PeerWatch, explain_aborts, leave
+from flan_jax.peers import LEASE, Joining, PeerWatch, explain_aborts, leave, leave_aborts_alone
 from flan_jax.rendezvous import DistributedError, Membership, meet
 
 INITIALIZATION_TIMEOUT = 300  # seconds, T5X's and JAX's
@@ -130,6 +130,8 @@ def _initialize(membership: Membership | None, timeout: int) -> None:
             "process_id": membership.index,
             "cluster_detection_method": "deactivate",
         }
+    # JAX aborts a process whose others do not come, and names nobody.
+    explain_aborts(Joining(timeout, lambda: _state().coordinator_address))
     try:
         jax.distributed.initialize(**settings)
     except (ValueError, RuntimeError) as error:
@@ -141,6 +143,8 @@ def _initialize(membership: Membership | None, timeout: int) -> None:
         else:
             hint = f"processes could not be joined at {membership.address}"
         raise DistributedError(f"{hint} ({str(error).splitlines()[0]})") from error
+    finally:
+        leave_aborts_alone()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flan_jax.rendezvous import this_process
@@ -30,6 +31,8 @@ LEASE = 30.0  # seconds without a sign of life after which a process is lost
 GRACE = 1.0  # seconds in which a process that fails for the same reason can say so itself
 LINGER = 3 * PERIOD  # seconds for which process 0, whose end ends the store, lets others read
 EXIT_PEER_LOST = 75  # sysexits.h: EX_TEMPFAIL, "run again"
+# Ends by signals, as shells and containers report them. Like 75 they mean "run again".
+_SIGNALLED = (134, 135, 136, 137, 139, 143)
 
 _handlers: list[Any] = []  # of signals: C keeps no reference to them
 
@@ -50,6 +53,14 @@ def leave(status: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a process must end, and with which status."""
+
+    reason: str
+    status: int = EXIT_PEER_LOST
 
 
 class PeerWatch:
@@ -108,12 +119,14 @@ class PeerWatch:
     def failed(self, message: str, status: int) -> None:
         """Leaves word of this process's own failure; it has some seconds to end by itself.
 
+        The others end with the same status, unless it means "run again": whoever starts processes
+        must not take a mistake, which a new start would not mend, for the loss of a process.
         Process 0 returns only when the others have had the time to read it.
         """
         timer = threading.Timer(LINGER + 10.0, self._leave, [status])
         timer.daemon = True
         timer.start()
-        self._tell({"failed": message})
+        self._tell({"failed": message, "status": status})
         if self._index == 0:
             deadline = time.monotonic() + LINGER
             while time.monotonic() < deadline and not self._all_over():
@@ -176,13 +189,11 @@ class PeerWatch:
                 self._end(verdict)
                 return
 
-    def _verdict(self, now: float) -> str | None:
+    def _verdict(self, now: float) -> Verdict | None:
         """Why this process must end; None if it need not."""
-        for index, state in self._states.items():
-            if "failed" in state:
-                return f"{self.name(index)} failed: {state['failed']}"
-            if "lost" in state:
-                return state["lost"]
+        told = self._told()
+        if told is not None:
+            return told
         if self._states.get(0, {}).get("done"):
             return None  # all have come to the end, and the store with them
         if self._index != 0 and now - self._answered > self._lease:
@@ -191,6 +202,20 @@ class PeerWatch:
         if silent is not None and seconds > self._lease:
             return self._lost(silent, seconds)
         return self._lost(0, None) if self._broken and self._index != 0 else None
+
+    def _told(self) -> Verdict | None:
+        """What another process has left word of."""
+        for index, state in self._states.items():
+            if "failed" in state:
+                status = state.get("status", EXIT_PEER_LOST)
+                again = status in _SIGNALLED or status == 0
+                return Verdict(
+                    f"{self.name(index)} failed: {state['failed']}",
+                    EXIT_PEER_LOST if again else status,
+                )
+            if "lost" in state:
+                return Verdict(state["lost"], state.get("status", EXIT_PEER_LOST))
+        return None
 
     def _most_silent(self, now: float) -> tuple[int | None, float]:
         """The process not heard of for longest, and for how many seconds the store has said so."""
@@ -207,35 +232,37 @@ class PeerWatch:
         """JAX aborts this process: ends it with the reason, if another process is it."""
         now = time.monotonic()
         silent, seconds = self._most_silent(now)
-        verdict = None
-        if self._index != 0 and now - self._answered > self._lease / 2:
+        verdict = self._told()
+        if verdict is not None:
+            pass
+        elif self._index != 0 and now - self._answered > self._lease / 2:
             verdict = self._lost(0, now - self._answered)
         elif silent is not None and seconds > self._lease / 2:
             verdict = self._lost(silent, seconds)
         elif self._index != 0 and not _answers(self._coordinator):
             verdict = self._lost(0, None)
         if verdict is not None:
-            self._say(verdict)
-            self._leave(EXIT_PEER_LOST)
+            self._say(verdict.reason)
+            self._leave(verdict.status)
 
-    def _lost(self, index: int, seconds: float | None) -> str:
+    def _lost(self, index: int, seconds: float | None) -> Verdict:
         role = ", the coordinator" if index == 0 else ""
         if seconds is None:
-            return f"lost {self.name(index)}{role}: the connection to it has broken"
-        return (
+            return Verdict(f"lost {self.name(index)}{role}: the connection to it has broken")
+        return Verdict(
             f"lost {self.name(index)}{role}: no sign of life for {seconds:.0f} s; it was killed,"
             " lost its machine, or hangs"
         )
 
-    def _end(self, verdict: str) -> None:
+    def _end(self, verdict: Verdict) -> None:
         self._stopped.wait(GRACE)
         if "failed" in self._state or self._stopped.is_set():
             return  # it ends for a reason of its own
-        self._say(verdict)
+        self._say(verdict.reason)
         if self._index == 0:  # the store ends with this process
-            self._tell({"lost": verdict})
+            self._tell({"lost": verdict.reason, "status": verdict.status})
             time.sleep(LINGER)
-        self._leave(EXIT_PEER_LOST)
+        self._leave(verdict.status)
 
     def _say(self, verdict: str) -> None:
         text = (
@@ -259,7 +286,50 @@ def _answers(address: str) -> bool:
     return True
 
 
-def explain_aborts(watch: PeerWatch) -> None:
+class Joining:
+    """A process that waits for the others, which JAX aborts when not all come in time.
+
+    It is no mistake that a new start cannot mend: machines that were taken away may be long in
+    coming back, and the others, which were started again already, must not end the job.
+
+    Args:
+      seconds: for which JAX waits.
+      coordinator: gives `host:port` of process 0, or None where it is not known (yet).
+      leave: as `PeerWatch` has it.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        coordinator: Callable[[], str | None],
+        leave: Callable[[int], Any] = leave,
+    ):
+        self._seconds, self._coordinator, self._leave = seconds, coordinator, leave
+
+    def aborted(self) -> None:
+        """Ends this process, and says which other one is missing as far as it can be told."""
+        address = self._coordinator()
+        if address is None:
+            who = "the others did not come"
+        elif _answers(address):
+            who = f"process 0 at {address} is there, but not all of the others"
+        else:
+            who = f"nothing answers at {address}, where process 0 should be"
+        text = (
+            f"flan-jax: error: processes could not be joined within {self._seconds:.0f} s: {who}."
+            " See what the others print; a firewall may be in the way\n"
+        )
+        os.write(2, text.encode())
+        self._leave(EXIT_PEER_LOST)
+
+
+class Abortable(Protocol):
+    """What has the last word when JAX aborts this process."""
+
+    def aborted(self) -> None: ...
+
+
+def explain_aborts(watch: Abortable) -> None:
     """Lets `watch` have the last word when JAX aborts this process.
 
     JAX ends a process whose coordinator is gone, or who has a silent peer, by `abort()` from a
@@ -277,3 +347,8 @@ def explain_aborts(watch: PeerWatch) -> None:
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
     _handlers.append(handler)
     libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+
+
+def leave_aborts_alone() -> None:
+    """Undoes `explain_aborts`."""
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), None)  # SIG_DFL is a null pointer

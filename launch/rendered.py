@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 Argv = tuple[str, ...]
 
+BY_HAND = "by-hand"  # the id of a launch whose commands are typed by a person
+
 
 @dataclass(frozen=True)
 class Poll:
@@ -16,7 +18,9 @@ class Poll:
     Attributes:
       argv: prints a state, one word or several separated by newlines.
       ready: the state to wait for.
-      lost: states of machines that were taken away, or will not come.
+      lost: states of machines that were taken away.
+      failed: states of machines that will not come.
+      why: prints what is known of a failed state.
       period: seconds between questions.
       limit: seconds after which to give up.
     """
@@ -24,6 +28,8 @@ class Poll:
     argv: Argv
     ready: str
     lost: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+    why: Argv = ()
     period: float = 30.0
     limit: float = 7 * 24 * 3600.0
 
@@ -52,11 +58,19 @@ class Rendered:
       name: of what is created.
       folder: of the job's files, on this machine.
       files: text by path, relative to the current folder.
+      prepare: done before `create`; may be done again, and leaves nothing that costs money.
+      clear: deletes what `prepare` made.
       create: the command that asks for machines, or submits the job; () if nothing is.
+      exists: prints something if what `create` makes is there already; () if there is no such
+        question. Asked before `create` is tried again after an attempt without an answer.
+      owner: prints the id of the launch that made what is there by this name (see `labelled`); ()
+        where it has none.
       poll: how to wait for the machines; None where the engine does.
       start: what is then done with the machines, in order; the last lasts as long as the job, and
         may be done again when the connection was lost.
+      arrived: prints `ok` on each machine that has all that was copied.
       result: prints the job's status on each machine, one a line, or `running`.
+      machines: how many answer to `arrived` and `result`.
       status, logs: what the user can ask.
       delete: what ends the job and gives the machines back.
       processes: of the backend local, instead of commands.
@@ -67,10 +81,16 @@ class Rendered:
     name: str
     folder: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    prepare: Argv = ()
+    clear: Argv = ()
     create: Argv = ()
+    exists: Argv = ()
+    owner: Argv = ()
     poll: Poll | None = None
     start: tuple[Argv, ...] = ()
+    arrived: Argv = ()
     result: Argv = ()
+    machines: int = 0
     status: Argv = ()
     logs: Argv = ()
     delete: Argv = ()
@@ -82,6 +102,10 @@ class Rendered:
         """Programs that must be on the PATH."""
         commands = (self.create, self.delete, *self.start)
         return tuple(dict.fromkeys(argv[0] for argv in commands if argv))
+
+    def labelled(self, launch: str) -> Argv:
+        """`create`, with the id of a launch in the place of `BY_HAND`."""
+        return tuple(word.replace(f"={BY_HAND}", f"={launch}") for word in self.create)
 
 
 def shell_line(argv: Argv) -> str:

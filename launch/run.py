@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import tenacity
 
-from flan_jax.launch.failures import Failure, already_exists, classify
+from flan_jax.launch.children import Output, run_child
+from flan_jax.launch.failures import Failure, classify
 from flan_jax.launch.rendered import Argv, shell_line
 from flan_jax.launch.spec import LaunchError, RetryPolicy
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a program left behind."""
-
-    status: int
-    out: str
-    err: str
 
 
 class CommandError(LaunchError):
@@ -65,7 +55,7 @@ class Runner:
         Args:
           argv: the command.
           timeout: seconds; None for as long as it takes.
-          show: let its output go to the terminal; `out` and `err` are then empty.
+          show: let its output go to the terminal; `out` is then empty, and `err` its last words.
 
         Raises:
           LaunchError: there is no such program.
@@ -75,30 +65,16 @@ class Runner:
                 f"{argv[0]!r} is not on the PATH: install it, or leave --run out and do by hand"
                 " what is printed"
             )
-        pipe = None if show else subprocess.PIPE
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=pipe,
-                stderr=pipe,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                env={**os.environ, **self.environment},
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Output(124, "", f"no answer: timed out after {timeout:.0f} s")
-        return Output(done.returncode, done.stdout or "", done.stderr or "")
+        return run_child(argv, self.environment, timeout, show)
 
-    def run(self, argv: Argv, creates: bool = False) -> Output:
+    def run(self, argv: Argv, there: Callable[[Output | None], bool] | None = None) -> Output:
         """Runs a command until it succeeds, fails for good, or has failed often enough.
 
         Args:
           argv: the command.
-          creates: whether it creates something by name. If an attempt without an answer has created
-            it, the next one's complaint that it exists is a success.
+          there: of a command that creates something: whether it has been created after all. Asked
+            once an attempt left that open: with None before the next attempt, and with what the
+            next attempt printed.
 
         Raises:
           CommandError: it failed.
@@ -108,13 +84,16 @@ class Runner:
 
         def attempt() -> Output:
             nonlocal uncertain, tries, output, failure
+            asked = there if uncertain else None
+            if asked is not None and asked(None):
+                return Output(0, "", "")
             tries += 1
             output = self.once(argv, self.retry.timeout)
-            if output.status == 0 or (creates and uncertain and already_exists(output.err)):
+            if _succeeded(output) or (asked is not None and asked(output)):
                 return output
-            failure = classify(output.err or output.out)
+            failure = classify(output.err, output.out)
+            uncertain = uncertain or not failure.refused
             if failure.passing:
-                uncertain = uncertain or creates
                 raise _PassingError
             raise CommandError(argv, output, failure, uncertain, tries)
 
@@ -136,3 +115,8 @@ class Runner:
             )(attempt)
         except tenacity.RetryError:
             raise CommandError(argv, output, failure, uncertain, tries) from None
+
+
+def _succeeded(output: Output) -> bool:
+    # gcloud leaves out machines that it cannot reach, and ends with 0.
+    return output.status == 0 and "Could not prepare all" not in output.err

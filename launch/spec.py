@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ COMMANDS = ("train", "eval", "data-build")
 # Labels of Kubernetes and names of Google Cloud: RFC 1035, and room for what engines append.
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MEMORY = re.compile(r"\d+[KMGT]?", re.IGNORECASE)
 _OVERRIDE = re.compile(r"[\w./@-]+=.*", re.DOTALL)
 
 # sysexits.h EX_TEMPFAIL: processes that lost another one end with it (flan_jax.peers).
@@ -77,6 +79,8 @@ class Place:
       runtime_version: TPU VMs' software; "" for the usual one of the generation.
       reserved: whether to use a reservation.
       partition, account, time_limit: of Slurm.
+      cpus_per_task: of Slurm; 0 for data-build's number of processes, else the site's default.
+      memory: of a node of Slurm, such as "64G"; "" for the site's default.
       network: VPC network of the TPU VMs.
     """
 
@@ -92,6 +96,14 @@ class Place:
     account: str = ""
     time_limit: str = ""
     network: str = ""
+    cpus_per_task: int = 0
+    memory: str = ""
+
+    def __post_init__(self) -> None:
+        if self.cpus_per_task < 0:
+            raise LaunchError(f"--cpus_per_task={self.cpus_per_task}: expected at least 1")
+        if self.memory and not _MEMORY.fullmatch(self.memory):
+            raise LaunchError(f"--memory={self.memory}: expected a size such as 64G or 1500M")
 
 
 @dataclass(frozen=True)
@@ -189,8 +201,16 @@ class JobSpec:
                 raise LaunchError(
                     f"{bucket!r}: expected a bucket, as gs://name or gs://name/folder"
                 )
+        self._check_lines()
         if self.processes < 0 or not 0 <= self.port < 65536:
             raise LaunchError(f"--processes={self.processes} --port={self.port}: out of range")
+
+    def _check_lines(self) -> None:
+        """Raises LaunchError for line breaks where scripts and manifests have one line."""
+        values = {**dataclasses.asdict(self.place), **dataclasses.asdict(self.software)}
+        for name, value in {**values, "folder": self.folder}.items():
+            if isinstance(value, str) and not value.isprintable():
+                raise LaunchError(f"--{name}={value!r}: expected one line of printable characters")
 
     @property
     def files_folder(self) -> str:

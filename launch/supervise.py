@@ -7,6 +7,7 @@ launcher, their parent, knows at once.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -22,7 +23,9 @@ from flan_jax.launch.rendered import Processes
 from flan_jax.launch.spec import EXIT_AGAIN, EXIT_SIGNALLED, LaunchError, RetryPolicy
 
 _LOOK = 0.1  # seconds between looks at the processes
-_LAST_WORDS = 5.0  # seconds for which a process that failed by itself lets others end by themselves
+# Seconds for which a process that failed by itself lets others end by themselves: process 0 waits
+# for them for six (flan_jax.peers.LINGER).
+_LAST_WORDS = 10.0
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL of those that are left
 
 
@@ -124,6 +127,19 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def _end_with(launcher: int) -> None:
+    """In a new process: SIGTERM comes when the launcher dies, be it by SIGKILL."""
+    if _LIBC is None:
+        return
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != launcher:  # it died just before
+        os._exit(EXIT_AGAIN)
+
+
 class _Team:
     """The processes of one start."""
 
@@ -142,6 +158,7 @@ class _Team:
         return self._folder / f"process_{index}.log"
 
     def _start(self, argv, own, port: str, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
+        launcher = os.getpid()
         return subprocess.Popen(
             [word.replace("{port}", port) if "{port}" in word else word for word in argv],
             env={**os.environ, "PYTHONUNBUFFERED": "1", **own},
@@ -150,11 +167,12 @@ class _Team:
             stderr=log,
             # A group of its own: Ctrl-C reaches the launcher alone, which passes it on as SIGTERM.
             start_new_session=True,
+            preexec_fn=lambda: _end_with(launcher),
         )
 
     @contextlib.contextmanager
     def passing_signals_on(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C go to all processes, once: they save and end."""
+        """SIGTERM, Ctrl-C and the end of the terminal go to all, once: they save and end."""
 
         def handle(number: int, frame: object) -> None:
             del number, frame
@@ -163,7 +181,9 @@ class _Team:
             self.stopped = True
             self._signal_all(signal.SIGTERM)
 
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            numbers.append(signal.SIGHUP)
         previous = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
@@ -11,6 +12,7 @@ from typing import Any
 import jinja2
 
 _FOLDER = Path(__file__).resolve().parent / "templates"
+_HELD = re.compile("\0(\\d+)\0")
 
 
 @functools.cache
@@ -26,13 +28,22 @@ def _environment() -> jinja2.Environment:
 
 
 def fill(template: str, **values: Any) -> str:
-    """The template's text with `values`; runs of blank lines become one."""
-    text = _environment().get_template(f"{template}.j2").render(**values)
+    """The template's text with `values`; runs of blank lines of the template become one."""
+    held: list[str] = []
+
+    def hold(value: Any) -> str:
+        held.append(str(value))
+        return f"\0{len(held) - 1}\0"
+
+    # Values are put in when the template's lines are clean: what is in them stays as it is.
+    environment = _environment().overlay(finalize=hold)
+    text = environment.get_template(f"{template}.j2").render(**values)
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.strip() or (lines and lines[-1].strip()):
             lines.append(line.rstrip())
-    return "\n".join(lines).strip("\n") + "\n"
+    clean = "\n".join(lines).strip("\n") + "\n"
+    return _HELD.sub(lambda match: held[int(match[1])], clean)
 
 
 def exports(environment: Iterable[tuple[str, str]]) -> list[str]:

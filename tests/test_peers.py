@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
 
-from flan_jax.peers import EXIT_PEER_LOST, PeerWatch
+from flan_jax.peers import EXIT_PEER_LOST, Joining, PeerWatch
 
 
 class Store:
@@ -112,6 +113,45 @@ def test_a_failure_is_told(job: Job, capfd: pytest.CaptureFixture[str]):
     text = capfd.readouterr().err
     assert text.count("process 1 of 3 (host1, pid 1) failed: the disk is full") == 2
     stop_all(job)
+
+
+@pytest.mark.parametrize(
+    ("status", "others"), [(1, 1), (2, 2), (130, 130), (75, 75), (137, 75), (134, 75)]
+)
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_mistake_is_the_status_of_all(job: Job, who: int, status: int, others: int):
+    job.watches[who].failed("a mistake", status)
+    rest = {0, 1, 2} - {who}
+    ended = job.wait(2)
+    assert {index: ended[index] for index in rest} == dict.fromkeys(rest, others)
+    stop_all(job)
+
+
+def test_signals_are_those_of_the_launcher():
+    import flan_jax.peers as peers
+    from flan_jax.launch.spec import EXIT_AGAIN, EXIT_SIGNALLED
+
+    assert (peers.EXIT_PEER_LOST, peers._SIGNALLED) == (EXIT_AGAIN, EXIT_SIGNALLED)
+
+
+@pytest.mark.parametrize(
+    ("listens", "message"),
+    [
+        (True, "is there, but not all of the others"),
+        (False, "nothing answers at localhost:1, where process 0 should be"),
+        (None, "the others did not come"),
+    ],
+)
+def test_an_abort_before_all_have_come_says_who_is_missing(
+    capfd: pytest.CaptureFixture[str], listens: bool | None, message: str
+):
+    ends: list[int] = []
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"localhost:{server.getsockname()[1] if listens else 1}"
+        Joining(300, lambda: None if listens is None else address, ends.append).aborted()
+    assert ends == [EXIT_PEER_LOST]
+    text = capfd.readouterr().err
+    assert "could not be joined within 300 s" in text and message in text
 
 
 def test_who_is_done_may_be_silent(job: Job):

@@ -2,6 +2,7 @@
 
 flan-jax data build flan2022 --out ~/stores/flan2022 --jobs 8
 flan-jax data build flan2022 --out /shared/flan2022 --runner beam -- --runner=FlinkRunner
+flan-jax data build flan2022 --out s --runner beam --exchange gs://… -- --runner=DataflowRunner …
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from flan_jax.errors import UserError
 
 if TYPE_CHECKING:
     from flan_jax.store import BuildReport, TaskOutcome
+    from flan_jax.store.exchange import Exchange
+    from flan_jax.store.parts import PartPlan
 
 HELP = "build a store of a mixture's rows, to train from"
 STYLES = {"built": "green", "resumed": "green", "unchanged": "green", "failed": "bold red"}
@@ -78,6 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-- (default: local)",
     )
     parser.add_argument(
+        "--exchange",
+        metavar="ADDRESS",
+        help="with --runner beam, a bucket or folder where workers leave what they built, if they "
+        "do not reach --out (default: they write there)",
+    )
+    parser.add_argument(
         "--module",
         action="append",
         default=[],
@@ -102,16 +111,20 @@ def run(arguments: argparse.Namespace) -> int:
     from flan_jax.mixing import get_mixture
     from flan_jax.sources import folder
     from flan_jax.store import build_store
+    from flan_jax.store.exchange import Exchange
 
     if arguments.beam_options and arguments.runner != "beam":
         raise UserError(
             f"{' '.join(arguments.beam_options)}: what stands after -- is for Beam, which is used "
             "only with --runner beam"
         )
+    if arguments.exchange is not None and arguments.runner != "beam":
+        raise UserError("--exchange is where workers of Beam leave parts: it needs --runner beam")
     if arguments.data_dir:
         folder.use_data_folder(arguments.data_dir)
     load_content(arguments.module)
     mixture = get_mixture(arguments.mixture)
+    exchange = Exchange(arguments.exchange) if arguments.exchange is not None else None
     progress = _Progress(len(mixture.rates))
     report = build_store(
         mixture,
@@ -122,17 +135,28 @@ def run(arguments: argparse.Namespace) -> int:
         endless_rows=arguments.endless_rows,
         shard_bytes=arguments.shard_size * _MIB,
         modules=arguments.module,
-        runner=_beam(arguments) if arguments.runner == "beam" else None,
+        runner=_beam(arguments, exchange) if arguments.runner == "beam" else None,
         tell=progress.tell,
+        written=lambda plans: _clear(exchange, plans),
     )
     show(report, arguments.format)
     return int(report.manifest is None)
 
 
-def _beam(arguments: argparse.Namespace) -> Any:
+def _beam(arguments: argparse.Namespace, exchange: Exchange | None) -> Any:
     from flan_jax.store.beam import beam_runner
 
-    return beam_runner(arguments.beam_options, arguments.module)
+    return beam_runner(arguments.beam_options, arguments.module, exchange)
+
+
+def _clear(exchange: Exchange | None, plans: Sequence[PartPlan]) -> None:
+    """Deletes parts from the exchange; the store is good, even if they cannot be."""
+    if exchange is None:
+        return
+    try:
+        exchange.clear(plans)
+    except UserError as error:
+        print(f"the store is written, but parts are left over: {error}", file=sys.stderr)
 
 
 class _Progress:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from flan_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from flan_jax.launch import JobSpec, Rendered
+    from flan_jax.launch import JobSpec, Place, Rendered
 
 HELP = "launch a job: on this machine, TPU VMs, GKE, SkyPilot or Slurm"
 _DESCRIPTION = """\
@@ -55,7 +55,7 @@ def _add_job_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="gs://NAME",
-        help="a bucket that must be readable (those in gin values are found)",
+        help="a bucket that must be readable (those in gin values and files are found)",
     )
     parser.add_argument(
         "--folder", default="launched", help="where the job's files go (default: %(default)s)"
@@ -79,6 +79,8 @@ def _add_place_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--partition", default="", help="of Slurm")
     group.add_argument("--account", default="", help="of Slurm")
     group.add_argument("--time_limit", default="", help="of Slurm, such as 12:00:00")
+    group.add_argument("--cpus_per_task", type=int, default=0, help="of Slurm")
+    group.add_argument("--memory", default="", help="of a node of Slurm, such as 64G")
 
 
 def _add_policy_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +104,11 @@ def _add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no_plan", action="store_true", help="do not compile the step first")
     group.add_argument("--no_check", action="store_true", help="do not check the gin files either")
+    group.add_argument(
+        "--no_access",
+        action="store_true",
+        help="do not look for programs, files, the port and permissions on buckets first",
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -143,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
         rendered,
         configuration=not args.no_check,
         plan=not args.no_plan and (args.run or args.check_plan),
-        access=args.run,
+        access=args.run and not args.no_access,
     )
     for note in notes:
         print(f"# {note}")
@@ -155,54 +162,66 @@ def main(argv: Sequence[str]) -> int:
 
 def read_job(own: Sequence[str], passed_on: Sequence[str]) -> tuple[argparse.Namespace, JobSpec]:
     """The arguments, and the job they describe."""
-    from flan_jax.config import rewrite_gin_arguments
-    from flan_jax.launch import JobSpec, Place, RetryPolicy, Software, parse_accelerator
-    from flan_jax.launch.attachments import attachments
+    from flan_jax.config import gin_flags, rewrite_gin_arguments
+    from flan_jax.launch import JobSpec, RetryPolicy, Software, parse_accelerator
+    from flan_jax.launch.attachments import attach
+    from flan_jax.launch.backend_flags import check_flags
 
     args = parser().parse_args(rewrite_gin_arguments(own))
+    check_flags(args.backend, _given(args))
     overrides = tuple(map(_override, args.gin_bindings))
     spec = JobSpec(
         name=args.name or f"{args.job}-job",
         command=args.job,
         gin_files=tuple(args.gin_file),
         overrides=overrides,
-        search_paths=tuple(args.gin_search_paths),
+        search_paths=gin_flags(args).search_paths if args.gin_search_paths else (),
         modules=tuple(args.module),
         arguments=tuple(passed_on),
         accelerator=parse_accelerator(args.topology),
         processes=args.processes,
         port=args.port,
         software=Software(args.image, args.package),
-        place=Place(
-            project=args.project,
-            zone=args.zone,
-            cluster=args.cluster,
-            namespace=args.namespace,
-            queue=args.queue,
-            service_account=args.service_account,
-            runtime_version=args.runtime_version,
-            reserved=args.reserved,
-            partition=args.partition,
-            account=args.account,
-            time_limit=args.time_limit,
-            network=args.network,
-        ),
+        place=_place(args),
         retry=RetryPolicy(args.restarts, args.attempts, args.retry_wait),
         spot=args.spot,
         buckets=_buckets(args.bucket, (*overrides, *passed_on)),
-        environment=tuple(map(_variable, args.env)),
+        environment=_environment(args),
         folder=os.path.normpath(args.folder),
         use_xpk=args.xpk,
     )
-    if args.backend in ("local", "slurm"):  # these read the files where they are
-        return args, spec
+    if args.backend not in ("local", "slurm"):  # these read the files where they are
+        spec = attach(spec)
+    return args, spec
+
+
+def _given(args: argparse.Namespace) -> dict[str, object]:
+    """Flags with another value than their default."""
+    defaults = vars(parser().parse_args([args.backend, args.job]))
+    return {name: value for name, value in vars(args).items() if value != defaults[name]}
+
+
+def _place(args: argparse.Namespace) -> Place:
     import dataclasses
 
-    return args, dataclasses.replace(spec, attachments=attachments(spec))
+    from flan_jax.launch import Place
+
+    return Place(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Place)})
+
+
+def _environment(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """The job's variables; of this machine's own, which GPUs there are to choose from."""
+    found = dict(map(_variable, args.env))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if args.backend == "local" and visible is not None:
+        found.setdefault("CUDA_VISIBLE_DEVICES", visible)
+    return tuple(found.items())
 
 
 def _override(statement: str) -> str:
     """`NAME=VALUE` of a gin statement `NAME = VALUE`."""
+    from flan_jax.config.flags import quote_if_bare
+
     name, equals, value = statement.partition("=")
     if not equals:
         raise UserError(
@@ -210,8 +229,8 @@ def _override(statement: str) -> str:
             " else into a gin file"
         )
     value = value.strip()
-    # What was quoted for gin is written as it was typed, where gin reads both alike.
-    if re.fullmatch(r"'[\w./:-]*[/:.][\w./:-]*'", value) and not re.fullmatch(r"'[\d.]+'", value):
+    # What was quoted for gin is written as it was typed, where the job would quote it alike.
+    if re.fullmatch(r"'[\w./:-]*'", value) and quote_if_bare(value[1:-1]) == value:
         value = value[1:-1]
     return f"{name.strip()}={value}"
 
@@ -244,6 +263,7 @@ def show(rendered: Rendered) -> None:
             words = (word.replace("{port}", "PORT") for word in argv[3:])
             print(wrapped((*settings, "flan-jax", *words)))
     steps = (
+        ("prepare", rendered.prepare),
         ("create", rendered.create),
         *(("then", argv) for argv in rendered.start),
         ("status", rendered.status),

@@ -23,7 +23,7 @@ from flan_jax.errors import UserError
 from flan_jax.models.language_model import LanguageModel
 from flan_jax.plan.largest_arrays import largest_arrays
 from flan_jax.plan.traced_step import TracedStep
-from flan_jax.sharding import PjitPartitioner, named_leaves
+from flan_jax.sharding import PjitPartitioner, logical_axes, named_leaves, with_shardings
 from flan_jax.train.setup import abstract_train_state
 from flan_jax.train.state import TrainState
 from flan_jax.train.step import Trainer, check_parts, make_eval_step, make_train_step
@@ -112,31 +112,52 @@ def trace_step(run: PlannedRun, step: StepKind, mesh: Mesh) -> TracedStep:
       UserError: the mesh does not fit the model or the batch, or the step is not configured.
     """
     run.check_batch(step, mesh)
+    if step == "decode":
+        return _trace_decoding(run, mesh)
     optimizer, state = abstract_train_state(run.model, run.trainer, run.partitioner, mesh)
     held = {"parameters": state.params}
     # Made before the mesh is current: keys are values, and the mesh's devices hold none.
     key = jax.random.key(0, impl=run.rng_impl)
-    partitioner = run.partitioner.for_decoding() if step == "decode" else run.partitioner
-    with partitioner.use(mesh):
-        if step == "decode":
-            batch = _scored_batch(run, mesh)
-            held["batch"] = _decode_inputs(run, mesh)
-            traced = _decode_function(run).trace(state.params, held["batch"])
+    with run.partitioner.use(mesh):
+        held["batch"] = batch = abstract_batch(run, step, mesh)
+        if step == "eval":
+            traced = _eval_function(run).trace(state.params, batch)
         else:
-            held["batch"] = batch = abstract_batch(run, step, mesh)
-            if step == "eval":
-                traced = _eval_function(run).trace(state.params, batch)
-            else:
-                held["optimizer"] = state.opt_state
-                traced = _train_function(run, optimizer, key).trace(state, batch)
+            held["optimizer"] = state.opt_state
+            traced = _train_function(run, optimizer, key).trace(state, batch)
         forward = _eval_function(run).trace(state.params, batch)
     passes = _passes(run, state.params) if step == "train" else 1
-    info = {
+    return TracedStep(traced, forward, passes, run.tokens(step), 1, _info(held, traced))
+
+
+def _trace_decoding(run: PlannedRun, mesh: Mesh) -> TracedStep:
+    """Decoding has parameters only: an evaluation's files say nothing of an optimizer."""
+    shape = _configured(run, "decode")
+    assert isinstance(shape, DecodeShape)
+    params = _abstract_params(run, mesh)
+    with run.partitioner.for_decoding().use(mesh):
+        prompts = _decode_inputs(run, mesh)
+        traced = _decode_function(run).trace(params, prompts)
+        forward = _eval_function(run).trace(params, _scored_batch(run, mesh))
+    info = _info({"parameters": params, "batch": prompts}, traced)
+    return TracedStep(traced, forward, 1, run.tokens("decode"), shape.max_decode_len, info)
+
+
+def _abstract_params(run: PlannedRun, mesh: Mesh) -> Any:
+    params = jax.eval_shape(run.model.init, jax.random.key(0))
+    axes = logical_axes(params)
+    params = run.trainer.select(params).stored(params)
+    try:
+        return with_shardings(params, run.partitioner.shardings(axes, mesh, params))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _info(held: dict[str, Any], traced: Any) -> dict[str, Any]:
+    return {
         "held_bytes": {name: bytes_per_device(tree) for name, tree in held.items()},
         "largest_arrays": largest_arrays(traced.jaxpr),
     }
-    loop_runs = run.decode.max_decode_len if run.decode and step == "decode" else 1
-    return TracedStep(traced, forward, passes, run.tokens(step), loop_runs, info)
 
 
 def abstract_batch(

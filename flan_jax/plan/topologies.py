@@ -190,11 +190,14 @@ def parse_topology(name: str) -> Topology:
 
 def _split_slices(name: str) -> tuple[int, str]:
     """`2xv4-32` and `v4-32*2` mean two slices."""
-    front = re.fullmatch(r"(\d+)x([a-z].*)", name)
-    if front:
-        return max(int(front[1]), 1), front[2]
-    back = re.fullmatch(r"(.*)\*(\d+)", name)
-    return (max(int(back[2]), 1), back[1]) if back else (1, name)
+    slices, rest = 1, name
+    if front := re.fullmatch(r"(\d+)x([a-z].*)", name):
+        slices, rest = int(front[1]), front[2]
+    elif back := re.fullmatch(r"(.*)\*(\d+)", name):
+        slices, rest = int(back[2]), back[1]
+    if slices < 1:
+        raise TopologyError(f"{name!r}: expected one slice or more, such as 2x{rest}")
+    return slices, rest
 
 
 def is_slice(chip: Chip, shape: Sequence[int]) -> bool:

@@ -50,6 +50,7 @@ def build_store(
     modules: Sequence[str] = (),
     runner: Runner | None = None,
     tell: Callable[[TaskOutcome], None] = lambda outcome: None,
+    written: Callable[[Sequence[PartPlan]], None] = lambda plans: None,
 ) -> BuildReport:
     """Builds the store of a mixture, or brings the one that is there up to date.
 
@@ -65,6 +66,7 @@ def build_store(
       modules: modules that register tasks, for other processes to import.
       runner: builds parts in another way.
       tell: called as each task is settled.
+      written: called with the plans of all tasks when the store is written and needs no parts.
 
     Raises:
       StoreError: another build is at work here; the folder cannot be written to, or is full.
@@ -86,7 +88,9 @@ def build_store(
         build.make_parts(runner)
         if build.failed and not (allow_missing and len(build.failed) < len(mixture.rates)):
             return build.report(None)
-        return build.report(build.pack(shard_bytes))
+        manifest = build.pack(shard_bytes)
+        written(build.plans)
+        return build.report(manifest)
 
 
 def _processes(jobs: int, modules: Sequence[str]) -> Runner:
@@ -132,6 +136,11 @@ class _Build:
         self._kept = _identities(target, self._old)
 
     @property
+    def plans(self) -> tuple[PartPlan, ...]:
+        """What was planned: all tasks but those of which not even that could be done."""
+        return tuple(self._plans.values())
+
+    @property
     def failed(self) -> dict[str, str]:
         """Why tasks failed, by name."""
         found = sorted(self._outcomes.items())
@@ -168,7 +177,8 @@ class _Build:
                 if result.error:
                     self._settle(TaskOutcome(result.task, "failed", detail=result.error))
                 else:
-                    self._settle(self._outcome_of_part(self._plans[result.task], "built"))
+                    status = "resumed" if result.resumed else "built"
+                    self._settle(self._outcome_of_part(self._plans[result.task], status))
 
     def pack(self, shard_bytes: int) -> Manifest:
         """Packs all parts and what is kept of the old store, and puts it in the old one's place."""

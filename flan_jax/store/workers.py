@@ -25,11 +25,15 @@ from flan_jax.tasks import TaskDefinition, get_task
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of a part: `error` says why there is none; `fatal` if no other would succeed."""
+    """What became of a part: `error` says why there is none; `fatal` if no other would succeed.
+
+    It is `resumed` if an earlier build had made it.
+    """
 
     task: str
     error: str = ""
     fatal: bool = False
+    resumed: bool = False
 
 
 def build_part(task: TaskDefinition, plan: PartPlan, folder: Path) -> PartResult:

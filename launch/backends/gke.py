@@ -7,12 +7,15 @@ who (`TPU_WORKER_ID`, `TPU_WORKER_HOSTNAMES`), and the slices (`MEGASCALE_*`, fr
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import shlex
 from typing import Any
 
 import yaml
 
-from flan_jax.launch.job_command import job_command
+from flan_jax.launch.job_command import chips_per_host, job_command
 from flan_jax.launch.rendered import Argv, Rendered
 from flan_jax.launch.spec import EXIT_AGAIN, EXIT_SIGNALLED, JobSpec, LaunchError
 from flan_jax.plan.gpu import GpuCluster
@@ -38,6 +41,7 @@ _GRACE = 300  # seconds to save a checkpoint after SIGTERM
 _KEEP = 12 * 3600  # seconds for which an ended JobSet can be looked at, as xpk has it
 _PORT = 29500
 _CONFIG = "/config"
+_NOT_XPKS = ("v5litepod-1x1", "v5litepod-2x2")
 
 
 def render(spec: JobSpec) -> Rendered:
@@ -56,32 +60,46 @@ def render(spec: JobSpec) -> Rendered:
     if spec.use_xpk:
         return _through_xpk(spec)
     path = f"{spec.files_folder}/jobset.yaml"
+    config_path = f"{spec.files_folder}/config.yaml"
     kubectl = ("kubectl", f"--namespace={spec.place.namespace}")
     pods = f"--selector=jobset.sigs.k8s.io/jobset-name={spec.name}"
-    jobset = _jobset(spec)
+    files = {path: _dump(_jobset(spec))}
+    prepare, clear = (), ()
+    if spec.attachments:
+        files[config_path] = _dump(_config_map(spec))
+        prepare = (*kubectl, "apply", f"--filename={config_path}")
+        clear = (*kubectl, "delete", f"--filename={config_path}", "--ignore-not-found")
     return Rendered(
         backend="gke",
         name=spec.name,
         folder=spec.files_folder,
-        files={path: _dump([*_config_map(spec), jobset])},
+        files=files,
+        prepare=prepare,
+        clear=clear,
         create=(*kubectl, "create", f"--filename={path}"),
         status=(*kubectl, "get", "jobs,pods", pods, "--output=wide"),
-        logs=(
-            *kubectl,
-            "logs",
-            pods,
-            "--prefix",
-            "--follow",
-            "--tail=100",
-            "--max-log-requests=64",
+        logs=_logs(spec),
+        delete=(
+            *(*kubectl, "delete", f"--filename={path}"),
+            *((f"--filename={config_path}",) if spec.attachments else ()),
+            "--ignore-not-found",
         ),
-        delete=(*kubectl, "delete", f"--filename={path}", "--ignore-not-found"),
         notes=_notes(spec),
     )
 
 
-def _dump(documents: list[dict[str, Any]]) -> str:
-    return yaml.safe_dump_all(documents, sort_keys=False, width=10_000, allow_unicode=True)
+def _logs(spec: JobSpec) -> Argv:
+    slices, machines = _size(spec)
+    return (
+        *("kubectl", f"--namespace={spec.place.namespace}", "logs"),
+        f"--selector=jobset.sigs.k8s.io/jobset-name={spec.name}",
+        *("--prefix", "--follow", "--tail=100"),
+        f"--max-log-requests={slices * machines}",  # kubectl refuses more pods than that
+    )
+
+
+def _dump(document: dict[str, Any]) -> str:
+    return yaml.safe_dump(document, sort_keys=False, width=10_000, allow_unicode=True)
 
 
 def _notes(spec: JobSpec) -> tuple[str, ...]:
@@ -93,18 +111,24 @@ def _notes(spec: JobSpec) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _config_map(spec: JobSpec) -> list[dict[str, Any]]:
-    if not spec.attachments:
-        return []
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": f"{spec.name}-config", "namespace": spec.place.namespace},
-            # Keys of a ConfigMap cannot have slashes; the volume below gives the paths back.
-            "data": {path.replace("/", "__"): text for path, text in spec.attachments},
-        }
-    ]
+def _config_map(spec: JobSpec) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": _config_name(spec), "namespace": spec.place.namespace},
+        "data": {_config_key(i, path): text for i, (path, text) in enumerate(spec.attachments)},
+    }
+
+
+def _config_name(spec: JobSpec) -> str:
+    """By content: what an earlier launch has left is the same, or does not matter."""
+    content = json.dumps(spec.attachments).encode()
+    return f"{spec.name}-config-{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def _config_key(index: int, path: str) -> str:
+    """Keys of a ConfigMap have few characters; the volume gives the paths back."""
+    return f"{index}_{re.sub(r'[^-._a-zA-Z0-9]', '_', path)[-200:]}"
 
 
 def _jobset(spec: JobSpec) -> dict[str, Any]:
@@ -191,19 +215,32 @@ def _pod(spec: JobSpec) -> dict[str, Any]:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     if spec.place.service_account:
         pod["serviceAccountName"] = spec.place.service_account
+    volumes: list[dict[str, Any]] = []
     if spec.attachments:
-        items = [{"key": p.replace("/", "__"), "path": p} for p, _ in spec.attachments]
-        source = {"name": f"{spec.name}-config", "items": items}
-        pod["volumes"] = [{"name": "config", "configMap": source}]
+        items = [
+            {"key": _config_key(i, path), "path": path}
+            for i, (path, _) in enumerate(spec.attachments)
+        ]
+        source = {"name": _config_name(spec), "items": items}
+        volumes.append({"name": "config", "configMap": source})
+    if spec.gpus is not None:
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+    if volumes:
+        pod["volumes"] = volumes
     return pod
 
 
 def _nodes(spec: JobSpec) -> dict[str, str]:
     spot = {"cloud.google.com/gke-spot": "true"} if spec.spot else {}
     if spec.tpu is not None:
+        count = {}
+        if chips_per_host(spec.tpu) != _chips_per_pod(spec.tpu):
+            # There are machines of four chips and of eight for this topology; these are of four.
+            count = {"cloud.google.com/gke-accelerator-count": str(_chips_per_pod(spec.tpu))}
         return {
             "cloud.google.com/gke-tpu-accelerator": TPU_NODES[spec.tpu.chip.name],
             "cloud.google.com/gke-tpu-topology": "x".join(map(str, spec.tpu.shape)),
+            **count,
             **spot,
         }
     assert spec.gpus is not None
@@ -233,13 +270,27 @@ def _container(spec: JobSpec) -> dict[str, Any]:
     else:
         assert spec.gpus is not None
         own = _gpu_command(spec, spec.gpus)
-    env = [{"name": name, "value": value} for name, value in spec.environment]
-    container = {"name": "flan-jax", "image": spec.software.image, **own}
-    if env:
-        container["env"] = env
+    # Kubernetes takes $(NAME) for a variable, and $$ for a dollar.
+    own["command"] = [word.replace("$", "$$") for word in own["command"]]
+    variables = {**_variables(spec), **dict(spec.environment)}
+    env = [{"name": n, "value": value.replace("$", "$$")} for n, value in variables.items()]
+    container = {"name": "flan-jax", "image": spec.software.image, **own, "env": env}
+    mounts: list[dict[str, Any]] = []
     if spec.attachments:
-        container["volumeMounts"] = [{"name": "config", "mountPath": _CONFIG, "readOnly": True}]
+        mounts.append({"name": "config", "mountPath": _CONFIG, "readOnly": True})
+    if spec.gpus is not None:
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # NCCL's; else 64 MB
+    if mounts:
+        container["volumeMounts"] = mounts
     return container
+
+
+def _variables(spec: JobSpec) -> dict[str, str]:
+    """A pod without its accelerators must fail, and not train on the CPU."""
+    if spec.tpu is not None:
+        return {"JAX_PLATFORMS": "tpu,cpu"}
+    # GKE mounts the driver there. With "cuda,cpu" JAX takes the CPU where there is no driver.
+    return {"JAX_PLATFORMS": "cuda", "LD_LIBRARY_PATH": "/usr/local/nvidia/lib64"}
 
 
 def _stopped(spec: JobSpec) -> Argv:
@@ -300,28 +351,27 @@ def _through_xpk(spec: JobSpec) -> Rendered:
         *(f"--env={name}={value}" for name, value in spec.environment),
         f"--command={shlex.join(_command(spec))}",
     )
-    kubectl = ("kubectl", f"--namespace={spec.place.namespace}")
-    pods = f"--selector=jobset.sigs.k8s.io/jobset-name={spec.name}"
     return Rendered(
         backend="gke",
         name=spec.name,
         folder=spec.files_folder,
         create=create,
         status=("xpk", "workload", "list", *place, f"--filter-by-job={spec.name}"),
-        logs=(
-            *kubectl,
-            "logs",
-            pods,
-            "--prefix",
-            "--follow",
-            "--tail=100",
-            "--max-log-requests=64",
-        ),
+        logs=_logs(spec),
         delete=("xpk", "workload", "delete", f"--workload={spec.name}", *place, "--force"),
     )
 
 
 def _xpk_type(topology: Topology) -> str:
-    """What xpk calls a slice, by its shape: `v5litepod-8x8`, `v4-2x2x4`."""
+    """What xpk calls a slice, by its shape: `v5litepod-8x8`, `v4-2x2x4`.
+
+    Raises:
+      LaunchError: xpk has no such slice.
+    """
     name = {"v5e": "v5litepod"}.get(topology.chip.name, topology.chip.name)
-    return f"{name}-{'x'.join(map(str, topology.shape))}"
+    found = f"{name}-{'x'.join(map(str, topology.shape))}"
+    if found in _NOT_XPKS:
+        raise LaunchError(
+            f"{topology.name}: xpk knows no {found}: leave --xpk out, or take v5e-8 or more"
+        )
+    return found

@@ -22,13 +22,16 @@ def render(spec: JobSpec) -> Rendered:
             f" {spec.command}` needs no launcher"
         )
     count = _count(spec)
+    devices = _visible(spec)
     environments = []
     for index in range(count):
         own = dict(spec.environment)
         if spec.gpus is not None:
             own.setdefault("JAX_PLATFORMS", "cuda,cpu")
             if count > 1:
-                own["CUDA_VISIBLE_DEVICES"] = str(index)
+                own["CUDA_VISIBLE_DEVICES"] = devices[index]
+            elif "CUDA_VISIBLE_DEVICES" in own:
+                own["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         elif count > 1:
             own.setdefault("JAX_PLATFORMS", "cpu")
         environments.append(own)
@@ -52,6 +55,23 @@ def render(spec: JobSpec) -> Rendered:
         if count > 1
         else (),
     )
+
+
+def _visible(spec: JobSpec) -> list[str]:
+    """The GPUs to use: the first of CUDA_VISIBLE_DEVICES, where the job's environment has it."""
+    if spec.gpus is None:
+        return []
+    needed = spec.gpus.devices
+    given = dict(spec.environment).get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(index) for index in range(needed)]
+    named = [name.strip() for name in given.split(",") if name.strip()]
+    if len(named) < needed:
+        raise LaunchError(
+            f"CUDA_VISIBLE_DEVICES={given} names {len(named)} GPUs, and --topology={spec.gpus.name}"
+            f" needs {needed}: name more, or take a smaller --topology"
+        )
+    return named[:needed]
 
 
 def _count(spec: JobSpec) -> int:

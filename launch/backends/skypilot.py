@@ -27,15 +27,30 @@ GPUS = {
 _CONFIG = "~/flan_jax_config"
 _SEARCH = '--gin_search_paths="$HOME"/flan_jax_config'  # a tilde there would not be expanded
 _PORT = 29500
+# Names are not unique: a job of this name that has not ended.
+_EXISTS = """\
+set -e
+jobs=$(sky jobs queue --skip-finished --all --output=json)
+grep --fixed-strings '"job_name": "{name}"' <<<"$jobs" || true"""
 
 
 class _Block(str):
     """Text that YAML writes as it is, line by line."""
 
 
-yaml.SafeDumper.add_representer(
-    _Block, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
-)
+class _Value(str):
+    """Text in which every character counts."""
+
+
+def _represent(dumper: yaml.SafeDumper, text: _Block | _Value) -> yaml.ScalarNode:
+    # YAML has more line breaks than others, and reads them as the usual one unless they are quoted.
+    style = "|" if isinstance(text, _Block) else None
+    style = '"' if set(text) & set("\x85\u2028\u2029") else style
+    return dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style=style)
+
+
+yaml.SafeDumper.add_representer(_Block, _represent)
+yaml.SafeDumper.add_representer(_Value, _represent)
 
 
 def render(spec: JobSpec) -> Rendered:
@@ -58,12 +73,14 @@ def render(spec: JobSpec) -> Rendered:
         folder=spec.files_folder,
         files={path: text, **files},
         create=("sky", "jobs", "launch", f"--name={spec.name}", "--yes", "--detach-run", path),
+        exists=("bash", "-c", _EXISTS.format(name=spec.name)),
         status=("sky", "jobs", "queue"),
         logs=("sky", "jobs", "logs", f"--name={spec.name}"),
         delete=("sky", "jobs", "cancel", f"--name={spec.name}", "--yes"),
         notes=(
             "machines that are taken away are replaced, without limit; a job that lost a process is"
             f" started again, at most {spec.retry.restarts} times",
+            f"sky jobs cancel ends all your jobs named {spec.name}: give each a --name of its own",
         ),
     )
 
@@ -75,7 +92,7 @@ def _task(spec: JobSpec, folder: str) -> dict[str, Any]:
         task["num_nodes"] = nodes
     task["resources"] = _resources(spec)
     if spec.environment:
-        task["envs"] = dict(spec.environment)
+        task["envs"] = {name: _Value(value) for name, value in spec.environment}
     if spec.attachments:
         task["file_mounts"] = {_CONFIG: folder}
     if spec.software.package:

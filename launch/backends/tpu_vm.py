@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shlex
 
-from flan_jax.launch.job_command import is_many_processes, job_command
-from flan_jax.launch.rendered import Argv, Poll, Rendered, wrapped
+from flan_jax.launch.job_command import hosts_per_slice, is_many_processes, job_command
+from flan_jax.launch.rendered import BY_HAND, Argv, Poll, Rendered, wrapped
 from flan_jax.launch.spec import EXIT_AGAIN, EXIT_SIGNALLED, JobSpec, LaunchError
 from flan_jax.launch.templating import exports, fill
 from flan_jax.plan.topologies import Topology, default_shape
@@ -23,6 +23,10 @@ RUNTIMES = {
     "v6e": "v2-alpha-tpuv6e",
 }
 _QUEUED = ("gcloud", "compute", "tpus", "queued-resources")
+_LABEL = "flan_jax_launch"
+# A machine that is gone without a word ends its connection within two minutes.
+_ALIVE = ("--ssh-flag=-oServerAliveInterval=30", "--ssh-flag=-oServerAliveCountMax=4")
+_EVERY = ("--node=all", "--worker=all", "--batch-size=all")
 _AGAIN = "|".join(map(str, (EXIT_AGAIN, *EXIT_SIGNALLED)))
 
 
@@ -41,48 +45,51 @@ def render(spec: JobSpec) -> Rendered:
             " such as a wheel of this checkout: dist/flan_jax-….whl)"
         )
     where = _where(spec)
-    every = ("--node=all", "--worker=all", "--batch-size=all")
-    start = f"bash {spec.name}/start.sh"
-    wheel = (spec.software.package,) if _is_wheel(spec.software.package) else ()
-    copies = [(spec.files_folder,), wheel] if wheel else [(spec.files_folder,)]
+    describe = (*_QUEUED, "describe", spec.name, *where)
+    ssh = (*_QUEUED, "ssh", spec.name, *_EVERY, *where, *_ALIVE)
     return Rendered(
         backend="tpu_vm",
         name=spec.name,
         folder=spec.files_folder,
         files=_files(spec, topology),
         create=_create(spec, topology),
+        owner=(*describe, f"--format=value(tpu.nodeSpec[0].node.labels.{_LABEL})"),
         poll=Poll(
-            argv=(*_QUEUED, "describe", spec.name, *where, "--format=value(state.state)"),
+            argv=(*describe, "--format=value(state.state)"),
             ready="ACTIVE",
-            lost=("SUSPENDING", "SUSPENDED", "FAILED"),
+            lost=("SUSPENDING", "SUSPENDED"),
+            failed=("FAILED",),
+            why=(*describe, "--format=value(state.failedData.error.message)"),
         ),
-        start=(
-            *(
-                (
-                    *_QUEUED,
-                    "scp",
-                    *sources,
-                    f"{spec.name}:{'' if sources != wheel else f'{spec.name}/'}",
-                    "--recurse",
-                    *every,
-                    *where,
-                )
-                for sources in copies
-            ),
-            (*_QUEUED, "ssh", spec.name, *every, *where, f"--command={start}"),
-        ),
-        result=(
-            *(*_QUEUED, "ssh", spec.name, *every, *where),
-            f"--command=cat {spec.name}/status 2>/dev/null || echo running",
-        ),
-        status=(*_QUEUED, "describe", spec.name, *where),
+        start=(*_copies(spec, where), (*ssh, f"--command=bash {spec.name}/start.sh")),
+        arrived=(*ssh, f"--command={_arrived(spec)}"),
+        result=(*ssh, f"--command=cat {spec.name}/status 2>/dev/null || echo running"),
+        machines=topology.slices * hosts_per_slice(topology),
+        status=describe,
         logs=(
-            *(*_QUEUED, "ssh", spec.name, "--node=0", "--worker=0", *where),
+            *(*_QUEUED, "ssh", spec.name, "--node=0", "--worker=0", *where, *_ALIVE),
             f"--command=tail -n 100 -F {spec.name}/log",
         ),
         delete=(*_QUEUED, "delete", spec.name, "--force", "--quiet", *where),
         notes=_notes(spec),
     )
+
+
+def _copies(spec: JobSpec, where: Argv) -> tuple[Argv, ...]:
+    def copy(source: str, target: str) -> Argv:
+        return (*_QUEUED, "scp", source, f"{spec.name}:{target}", "--recurse", *_EVERY, *where)
+
+    folder = copy(spec.files_folder, "")
+    package = spec.software.package
+    return (folder, copy(package, f"{spec.name}/")) if _is_wheel(package) else (folder,)
+
+
+def _arrived(spec: JobSpec) -> str:
+    """A line of shell that says whether all that was copied is there; it ends with 0."""
+    package = spec.software.package
+    names = ["job.sh", *([package.rpartition("/")[2]] if _is_wheel(package) else [])]
+    tests = " && ".join(f"test -f {shlex.quote(f'{spec.name}/{name}')}" for name in names)
+    return f"{tests} && echo ok || echo missing"
 
 
 def _topology(spec: JobSpec) -> Topology:
@@ -121,6 +128,7 @@ def _create(spec: JobSpec, topology: Topology) -> Argv:
         f"--runtime-version={runtime}",
         *nodes,
         *(flag for flag, given in options if given),
+        f"--labels={_LABEL}={BY_HAND}",
         "--quiet",
     )
 
@@ -162,6 +170,7 @@ def _files(spec: JobSpec, topology: Topology) -> dict[str, str]:
         name=spec.name,
         exports=exports(spec.environment),
         image=shlex.quote(spec.software.image) if spec.software.image else "",
+        registry=shlex.quote(_registry(spec.software.image)),
         passed=[name for name, _ in spec.environment],
         requirement=shlex.quote(_requirement(spec.software.package)),
         command=wrapped(command, 90, indent=4),
@@ -172,6 +181,12 @@ def _files(spec: JobSpec, topology: Topology) -> dict[str, str]:
     config = {f"{spec.files_folder}/config/{path}": text for path, text in spec.attachments}
     files = {"start.sh": start, "job.sh": job}
     return {f"{spec.files_folder}/{name}": text for name, text in files.items()} | config
+
+
+def _registry(image: str) -> str:
+    """The image's host, if it is one of Google's, which ask docker to log in; else ""."""
+    host = image.partition("/")[0]
+    return host if host.endswith((".pkg.dev", ".gcr.io")) or host == "gcr.io" else ""
 
 
 def _is_wheel(package: str) -> bool:

@@ -45,7 +45,10 @@ def undisturbed(runner: Runner, tmp_path_factory: pytest.TempPathFactory):
 def children(launcher: subprocess.Popen[str]) -> dict[int, int]:
     """Process ids of the job's processes by index."""
     found = {}
-    text = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
+    try:
+        text = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
+    except FileNotFoundError:  # it has ended
+        return {}
     for pid in map(int, text.split()):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         for word in words:
@@ -54,11 +57,15 @@ def children(launcher: subprocess.Popen[str]) -> dict[int, int]:
     return found
 
 
-def wait_until(condition, seconds: float, what: str):
+def wait_until(launcher: subprocess.Popen[str], condition, seconds: float, what: str):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        ended = launcher.poll() is not None  # before it is asked for the last time
         if found := condition():
             return found
+        if ended:
+            _, err = launcher.communicate()
+            raise AssertionError(f"no {what}: the launcher ended, {launcher.returncode}:\n{err}")
         time.sleep(0.02)
     raise AssertionError(f"no {what} after {seconds} s")
 
@@ -81,15 +88,16 @@ def test_killed_at_a_random_moment_it_ends_restarts_and_comes_out_the_same(
     launcher = runner.start(*arguments(runner, tmp_path))
     try:
         four = wait_until(
-            lambda: len(found := children(launcher)) == COUNT and found, 60, "processes"
+            launcher, lambda: len(found := children(launcher)) == COUNT and found, 60, "processes"
         )
         model = tmp_path / "model"
-        wait_until(lambda: rows_written(model) >= after_rows, LIMIT, f"row {after_rows}")
+        enough = f"row {after_rows}"
+        wait_until(launcher, lambda: rows_written(model) >= after_rows, LIMIT, enough)
         time.sleep(pause)
         os.kill(four[victim], signal.SIGKILL)
         killed = time.monotonic()
         others = [pid for index, pid in four.items() if index != victim]
-        wait_until(lambda: all(map(is_gone, others)), SECONDS, "end of the others")
+        wait_until(launcher, lambda: all(map(is_gone, others)), SECONDS, "end of the others")
         assert time.monotonic() - killed < SECONDS
         ended = finish(launcher, LIMIT)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from flan_jax.cli.launch import read_job, split_arguments
-from flan_jax.launch import LaunchError, Rendered, render
+from flan_jax.launch import JobSpec, LaunchError, Rendered, Software, parse_accelerator, render
 from flan_jax.launch.rendered import shell_line
 from tests.launch.cases import CASES, GOLDEN, compare, launch, own
 
@@ -145,8 +146,12 @@ def test_own_gin_files_travel_in_a_config_map(tmp_path: Path, monkeypatch, jobse
     )
     args, spec = read_job(*split_arguments(arguments))
     assert [path for path, _ in spec.attachments] == ["mine/base.gin", "mine/run.gin"]
-    (text,) = render(spec, args.backend).files.values()
-    config, jobset = yaml.safe_load_all(text)
+    own = render(spec, args.backend)
+    config, jobset = (
+        yaml.safe_load(own.files[f"launched/train-job/{name}.yaml"])
+        for name in ("config", "jobset")
+    )
+    assert own.prepare[-1] == "--filename=launched/train-job/config.yaml"
     kubernetes_validate.validate(config, kubernetes_validate.latest_version(), strict=True)
     jsonschema.validate(jobset, jobset_schema)
     pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
@@ -155,6 +160,77 @@ def test_own_gin_files_travel_in_a_config_map(tmp_path: Path, monkeypatch, jobse
     (container,) = pod["containers"]
     mounted = container["volumeMounts"][0]["mountPath"]
     assert f"--gin_search_paths={mounted}" in container["command"]
+
+
+def gke_job(topology: str, **changes: Any) -> tuple[Rendered, dict[str, Any]]:
+    """What is rendered, and the pod of the JobSet."""
+    spec = JobSpec(
+        "xl",
+        "train",
+        gin_files=("models/t5/xl.gin",),
+        accelerator=parse_accelerator(topology),
+        software=Software(image="a/b:c"),
+        **changes,
+    )
+    own = render(spec, "gke")
+    jobset = yaml.safe_load(own.files["launched/xl/jobset.yaml"])
+    return own, jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+
+
+def test_a_config_map_takes_any_path_and_has_a_name_of_its_content():
+    attachments = (("a/b.gin", "A = 1\n"), ("a__b.gin", "A = 2\n"), ("ä b/c$.gin", "A = 3\n"))
+    own, pod = gke_job("v5e-16", attachments=attachments)
+    config = yaml.safe_load(own.files["launched/xl/config.yaml"])
+    kubernetes_validate.validate(config, kubernetes_validate.latest_version(), strict=True)
+    assert all(re.fullmatch(r"[-._a-zA-Z0-9]+", key) for key in config["data"])
+    source = pod["volumes"][0]["configMap"]
+    assert {i["path"]: config["data"][i["key"]] for i in source["items"]} == dict(attachments)
+    assert source["name"] == config["metadata"]["name"]
+    changed, _ = gke_job("v5e-16", attachments=(("a/b.gin", "A = 4\n"),))
+    assert config["metadata"]["name"] not in changed.files["launched/xl/config.yaml"]
+
+
+def expanded(word: str) -> str:
+    """As Kubernetes expands a command, with no variable of these names."""
+    return word.replace("$$", "$")
+
+
+@pytest.mark.parametrize("topology", ["v5e-16", "h100:16"])
+def test_dollars_reach_the_job_as_they_are(topology: str):
+    _, pod = gke_job(
+        topology, overrides=("NAME='$(PATH) $$ $HOME'",), environment=(("A", "$(B)$"),)
+    )
+    (container,) = pod["containers"]
+    words = container["command"]
+    line = " ".join(words) if topology == "v5e-16" else words[2]
+    assert not re.search(r"(?<!\$)(\$\$)*\$\(", line)  # none that Kubernetes would expand
+    assert "$(PATH) $$ $HOME" in expanded(line)
+    assert {e["name"]: expanded(e["value"]) for e in container["env"]}["A"] == "$(B)$"
+    if topology == "h100:16":
+        assert '--process_index="$JOB_COMPLETION_INDEX"' in expanded(line)
+
+
+def test_a_pod_of_gpus_has_the_driver_and_shared_memory_and_needs_gpus():
+    _, pod = gke_job("h100:8")
+    (container,) = pod["containers"]
+    env = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert env == {"JAX_PLATFORMS": "cuda", "LD_LIBRARY_PATH": "/usr/local/nvidia/lib64"}
+    assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+    _, pod = gke_job("h100:8", environment=(("JAX_PLATFORMS", "cuda,cpu"),))
+    assert {"name": "JAX_PLATFORMS", "value": "cuda,cpu"} in pod["containers"][0]["env"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "count", "pods"),
+    [("v5e-8", "4", 2), ("v6e-8", "4", 2), ("v5e-16", None, 4), ("2xv4-32", None, 8)],
+)
+def test_eight_chips_in_two_pods_ask_for_machines_of_four(
+    topology: str, count: str | None, pods: int
+):
+    own, pod = gke_job(topology)
+    assert pod["nodeSelector"].get("cloud.google.com/gke-accelerator-count") == count
+    assert f"--max-log-requests={pods}" in own.logs
 
 
 def test_multislice_has_a_job_a_slice_in_a_node_pool_of_its_own():
@@ -175,9 +251,14 @@ def test_gcloud_knows_every_flag(tmp_path: Path):
     """By the parser of the SDK itself; nothing is sent anywhere."""
     job = rendered("tpu_vm_spot")
     assert job.poll is not None
-    argvs = [job.create, job.poll.argv, *job.start, job.result, job.status, job.logs, job.delete]
+    argvs = [job.create, job.owner, job.poll.argv, job.poll.why, *job.start, job.arrived]
+    argvs += [job.result, job.status, job.logs, job.delete]
     argvs += [rendered(name).create for name in ("tpu_vm_multislice", "tpu_vm_shape")]
-    argvs += [("gcloud", "storage", "ls", "gs://my-bucket", "--buckets")]
+    account = "--impersonate-service-account=a@b"
+    argvs += [
+        ("gcloud", "auth", "print-access-token", account),
+        ("gcloud", "config", "get", "account"),
+    ]
     wrong = (*job.create, "--spt")
     commands = tmp_path / "commands.json"
     lines = [{"command_string": shell_line(argv)} for argv in (*argvs, wrong)]
@@ -268,6 +349,13 @@ GIN = "--gin_file=models/t5/xl.gin"
         (
             ("gke", "train", GIN, "--image=a/b:c", "--topology=v5e-64", "--xpk"),
             "--xpk needs --cluster",
+        ),
+        (
+            (
+                *("gke", "train", GIN, "--image=a/b:c", "--topology=v5e-4"),
+                *("--xpk", "--cluster=big"),
+            ),
+            "xpk knows no v5litepod-2x2",
         ),
         (
             ("skypilot", "train", GIN, "--image=a/b:c", "--topology=2xv4-32"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from tests.launch.fake_programs import FakePrograms
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePrograms:
     (tmp_path / "bin").mkdir()
-    fakes = FakePrograms(tmp_path / "bin", ("flan-jax", "sleep", "scontrol", "srun", "sudo"))
+    fakes = FakePrograms(tmp_path / "bin", ("flan-jax", "sleep", "scontrol", "srun", "sudo", "sky"))
     monkeypatch.setenv("PATH", fakes.path)
     monkeypatch.chdir(tmp_path)
     return fakes
@@ -127,27 +130,103 @@ def test_slurm_queues_again_what_a_new_start_would_mend(
     assert done.returncode == (0 if requeued else status)
 
 
-def test_slurm_passes_the_end_of_its_time_on_and_queues_again(tmp_path: Path, programs):
-    task = tmp_path / "bin" / "srun"
-    task.write_text(
+def real_srun(folder: Path, tasks: int) -> None:
+    """An srun that runs tasks as Slurm's does: ends with the highest of their statuses."""
+    (folder / "srun").write_text(
         "#!/usr/bin/env bash\n"
-        f"trap 'echo saved >{tmp_path}/saved; exit 75' TERM\n"
-        f"touch {tmp_path}/begun\n"
-        "while :; do /bin/sleep 0.1; done\n"
+        'while [[ "$1" == --* ]]; do shift; done\n'
+        "pids=(); highest=0\n"
+        f"for ((i = 0; i < {tasks}; i++)); do\n"
+        '  SLURM_PROCID=$i setsid "$@" & pids+=("$!")\n'
+        "done\n"
+        f'echo "${{pids[@]}}" >{folder}/pids\n'
+        'for pid in "${pids[@]}"; do\n'
+        '  code=0; wait "$pid" || code=$?; ((code > highest)) && highest=$code\n'
+        "done\n"
+        'exit "$highest"\n'
     )
+
+
+def task(folder: Path, text: str) -> None:
+    (folder / "flan-jax").write_text(f"#!/usr/bin/env bash\n{text}")
+
+
+def test_a_mistake_of_one_task_is_no_reason_to_queue_again(programs: FakePrograms):
+    real_srun(programs.folder, 2)
+    task(programs.folder, '[ "$SLURM_PROCID" = 1 ] && exit 2\nexit 75\n')
+    done = bash(written("slurm_train") / "job.sbatch", SLURM_JOB_ID="7")
+    assert done.returncode == 254 and not programs.calls("scontrol")
+    assert "task 1 ended with status 2" in done.stderr
+
+
+@pytest.mark.parametrize("status", [75, 137, 143])
+def test_tasks_that_were_lost_are_queued_again(programs: FakePrograms, status: int):
+    real_srun(programs.folder, 2)
+    task(programs.folder, f'[ "$SLURM_PROCID" = 1 ] && exit {status}\nexit 75\n')
+    done = bash(written("slurm_train") / "job.sbatch", SLURM_JOB_ID="7")
+    assert done.returncode == 0
+    assert programs.calls("scontrol") == [["scontrol", "requeue", "7"]]
+
+
+_SAVES = """\
+trap 'echo saved >"saved_$SLURM_PROCID"; exit 75' TERM
+touch "begun_$SLURM_PROCID"
+while :; do /bin/sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_tasks_that_are_told_to_end_save(programs: FakePrograms, cancelled: bool):
+    """Slurm tells all processes of the tasks, and the script only when it is cancelled."""
+    real_srun(programs.folder, 2)
+    task(programs.folder, _SAVES)
     script = written("slurm_train") / "job.sbatch"
     environment = {**os.environ, "SLURM_JOB_ID": "7"}
     job = subprocess.Popen(["bash", script], env=environment, start_new_session=True)
     try:
-        while not (tmp_path / "begun").exists():
+        while not (Path("begun_0").exists() and Path("begun_1").exists()):
+            assert job.poll() is None
             time.sleep(0.02)
-        job.send_signal(signal.SIGTERM)
-        assert job.wait(30) == 0
+        if cancelled:
+            job.send_signal(signal.SIGTERM)
+        for pid in map(int, (programs.folder / "pids").read_text().split()):
+            os.killpg(pid, signal.SIGTERM)
+        assert job.wait(30) == (75 if cancelled else 0)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
-    assert (tmp_path / "saved").read_text() == "saved\n"
-    assert programs.calls("scontrol") == [["scontrol", "requeue", "7"]]
+    assert Path("saved_0").exists() and Path("saved_1").exists()
+    assert programs.calls("scontrol") == ([] if cancelled else [["scontrol", "requeue", "7"]])
+
+
+def directives(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", path.read_text(), re.M))
+
+
+def test_slurm_tells_the_tasks_and_runs_a_name_once(programs: FakePrograms):
+    options = directives(written("slurm_train") / "job.sbatch")
+    assert options["signal"] == "TERM@300" and options["dependency"] == "singleton"
+
+
+def test_slurms_cpus_are_those_asked_for_or_those_a_build_uses(programs: FakePrograms):
+    folder = written("slurm_train", "--cpus_per_task=12", "--memory=400G")
+    options = directives(folder / "job.sbatch")
+    assert options["cpus-per-task"] == "12" and options["mem"] == "400G"
+    assert (
+        "srun --kill-on-bad-exit=1 --cpus-per-task=12 bash" in (folder / "job.sbatch").read_text()
+    )
+    assert "cpus-per-task" not in directives(written("slurm_eval") / "job.sbatch")
+    assert directives(written("slurm_build") / "job.sbatch")["cpus-per-task"] == "16"
+    args, spec = read_job(
+        ["slurm", "data-build"], ["s", "--out=x", "--", "--direct_num_workers", "9"]
+    )
+    (text,) = render(spec, args.backend).files.values()
+    assert "#SBATCH --cpus-per-task=9\n" in text
+
+
+def test_slurms_folders_may_have_any_name(programs: FakePrograms):
+    folder = written("slurm_train", "--folder=my jobs/100%")
+    assert directives(folder / "job.sbatch")["output"] == '"my jobs/100%%/train-job/log"'
 
 
 def test_slurm_has_a_task_a_gpu(programs: FakePrograms):
@@ -156,3 +235,70 @@ def test_slurm_has_a_task_a_gpu(programs: FakePrograms):
     assert options["nodes"] == "2" and options["ntasks-per-node"] == "8"
     assert options["gpus-per-node"] == "8" and options["time"] == "12:00:00"
     assert "#SBATCH --requeue" in text
+
+
+# --- Whether a job is there -----------------------------------------------------------------
+
+
+def test_skypilot_is_asked_for_jobs_of_this_name(programs: FakePrograms):
+    args, spec = read_job(*split_arguments(CASES["skypilot_train"]))
+    question = render(spec, args.backend).exists
+    for jobs, found in ((["other"], False), (["other", "train-job"], True), ([], False)):
+        rows = json.dumps([{"job_id": 1, "job_name": name} for name in jobs], indent=2)
+        programs.script(("sky jobs queue", [{"out": rows}]))
+        done = subprocess.run(question, capture_output=True, text=True, check=True)
+        assert bool(done.stdout) == found
+    programs.script(("sky jobs queue", [{"status": 1}]))
+    assert subprocess.run(question, capture_output=True).returncode == 1
+
+
+# --- Values ---------------------------------------------------------------------------------
+
+VALUES = [
+    "a b",
+    "it's",
+    '"q"',
+    "$HOME",
+    "`id`",
+    "a\\b",
+    "a\nb",
+    "a\n\n\nb",
+    "a  \nb",
+    " a ",
+    "{{ x }}",
+]
+VALUES += ["\u2028x", "x\x85y", "{'x': 1}", "%(x)s", "#c", "a\tb", "\\"]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_scripts_hand_on_every_value_as_it_is(programs: FakePrograms, value: str):
+    real_srun(programs.folder, 1)
+    lines = "import os,sys,json; print(json.dumps([sys.argv[1:], os.environ['A']]))"
+    task(programs.folder, f'exec {sys.executable} -c "{lines}" "$@"\n')
+    cases = {
+        "slurm": ("--topology=h100:1",),
+        "tpu_vm": ("--topology=v5e-4", "--zone=z", "--package=p"),
+        "skypilot": ("--topology=h100:1", "--package=p"),
+    }
+    for backend, flags in cases.items():
+        args, spec = read_job([backend, "train", *flags, "--gin_file=models/t5/xl.gin"], [])
+        spec = dataclasses.replace(
+            spec,
+            overrides=(f"X={value}",),
+            environment=(("A", value),),
+            name=backend.replace("_", ""),
+        )
+        rendered = render(spec, args.backend)
+        write_files(rendered)
+        environment = {}
+        folder = Path(spec.files_folder)
+        if backend == "skypilot":
+            found = yaml.safe_load((folder / "task.yaml").read_text())
+            (folder / "job.sh").write_text(found["run"])
+            environment = found["envs"]
+        (folder / "installed").touch()
+        script = folder / ("job.sbatch" if backend == "slurm" else "job.sh")
+        done = bash(script, **environment)
+        assert done.returncode == 0, done.stderr
+        argv, variable = json.loads(done.stdout)
+        assert f"--gin.X={value}" in argv and variable == value, backend

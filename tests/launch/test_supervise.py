@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import flan_jax.peers
 from flan_jax.launch import LaunchError, RetryPolicy
 from flan_jax.launch.rendered import Processes
 from flan_jax.launch.supervise import supervise
@@ -121,6 +124,59 @@ def test_asked_to_stop_all_save_and_it_ends_well(tmp_path: Path):
     assert (code, told) == (0, [])
     assert len(starts(tmp_path, 0)) == 1
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_words_of_others_are_waited_for_longer_than_process_0_waits():
+    source = Path(sys.modules[supervise.__module__].__file__ or "").read_text()
+    (seconds,) = re.findall(r"^_LAST_WORDS = ([\d.]+)$", source, re.M)
+    assert float(seconds) > flan_jax.peers.LINGER + 2
+
+
+_LAUNCHER = """
+import sys
+from pathlib import Path
+from flan_jax.launch import RetryPolicy
+from flan_jax.launch.supervise import supervise
+from tests.launch.test_supervise import processes
+folder = Path(sys.argv[1])
+sys.exit(supervise("job", processes(folder, "stops", "stops"), RetryPolicy(), folder, say=print))
+"""
+
+
+def launcher(folder: Path) -> subprocess.Popen[bytes]:
+    """A launcher whose two processes are ready."""
+    root = Path(__file__).resolve().parents[2]
+    started = subprocess.Popen([sys.executable, "-c", _LAUNCHER, str(folder)], cwd=root)
+    while len(list(folder.glob("ready_*"))) < 2:
+        assert started.poll() is None
+        time.sleep(0.02)
+    return started
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_launcher_that_ends_leaves_no_processes(tmp_path: Path, number: signal.Signals):
+    started = launcher(tmp_path)
+    pids = children(started.pid)
+    assert len(pids) == 2
+    started.send_signal(number)
+    assert started.wait(20) == (0 if number == signal.SIGHUP else -signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(is_alive, pids))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; an orphan that has ended may wait to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path):
