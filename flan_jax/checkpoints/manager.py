@@ -125,7 +125,9 @@ class CheckpointManager:
                 keep_period=config.keep_period if config else None,
                 create=config is not None,
                 read_only=config is None,
-                cleanup_tmp_directories=config is not None,
+                # In a bucket it would delete all folders that are no checkpoints, such as metrics;
+                # what an interrupted save left there is deleted by the next save of that step.
+                cleanup_tmp_directories=config is not None and not remote.is_remote(folder),
             ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),

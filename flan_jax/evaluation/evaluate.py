@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import jax
 from jax.sharding import NamedSharding
 from rich.console import Console
 
+from flan_jax.checkpoints import detect
 from flan_jax.checkpoints.initial import restore_params
 from flan_jax.checkpoints.manager import RestoreCheckpointConfig, split_step
 from flan_jax.checkpoints.tensors import CheckpointError
@@ -22,7 +23,7 @@ from flan_jax.config import operative_config_text
 from flan_jax.errors import UserError
 from flan_jax.evaluation import job
 from flan_jax.evaluation.budget import duration
-from flan_jax.evaluation.generation import GenerationEvaluator, Outcome, make_mesh
+from flan_jax.evaluation.generation import GenerationEvaluator, Outcome, Tell, make_mesh
 from flan_jax.evaluation.planning import AnyProtocol, Plan
 from flan_jax.evaluation.report import scores_table
 from flan_jax.evaluation.requests import summarize
@@ -31,6 +32,7 @@ from flan_jax.evaluation.watching import Watch, named_checkpoints
 from flan_jax.files import write_atomically
 from flan_jax.models.language_model import LanguageModel
 from flan_jax.overlap.held_out import Trained
+from flan_jax.run_folder import SYNC_PERIOD, RunFolder
 from flan_jax.sharding import PjitPartitioner
 
 # With fewer batches to come, measuring their pace would take longer than it is worth.
@@ -62,8 +64,9 @@ def evaluate(
       evaluator: protocols and batch size.
       partitioner: mesh and rules.
       checkpoint: in place of the path in `restore_checkpoint_cfg`.
-      output_dir: where results go; by default a folder `eval` beside the checkpoint. Run again with
-        the same folder, what is answered already is not answered again.
+      output_dir: where results go, a folder or a bucket's (`gs://…`); by default a folder `eval`
+        beside the checkpoint. Run again with the same one, what is answered already is not
+        answered again.
       trained_on: mixtures that the checkpoint was finetuned on, where it does not say so itself.
       watch: whether to wait for the checkpoints of a training run and evaluate each as it comes.
       watch_for: step with which watching ends; None: with the run.
@@ -85,15 +88,21 @@ def evaluate(
     if dry_run:
         return []
     mesh, batch_sharding = make_mesh(partitioner, evaluator.batch_size)
-    job_of = _Job(model, restore_checkpoint_cfg, evaluator, partitioner, trained_on, show)
     outcomes = []
-    with partitioner.for_decoding().use(mesh):
+    with (
+        RunFolder(output_dir, jax.process_index(), setting="EVAL_OUTPUT_DIR") as results,
+        partitioner.for_decoding().use(mesh),
+    ):
+        job_of = _Job(
+            model, restore_checkpoint_cfg, evaluator, partitioner, trained_on, show, results
+        )
+        written = str(results.local) if output_dir else ""
         if paths is not None:
-            for path, folder in zip(paths, output_folders(paths, output_dir), strict=True):
+            for path, folder in zip(paths, output_folders(paths, written), strict=True):
                 outcomes += job_of.evaluate(path, folder, batch_sharding)
             return outcomes
         for path in _watched(restore_checkpoint_cfg, watch_for, watch_timeout):
-            (folder,) = output_folders([path], output_dir)
+            (folder,) = output_folders([path], written)
             outcomes += job_of.evaluate_if_there(path, folder, batch_sharding)
     return outcomes
 
@@ -108,6 +117,7 @@ class _Job:
     partitioner: PjitPartitioner
     trained_on: Trained
     show: bool
+    results: RunFolder
 
     def evaluate(self, path: str, folder: Path, batch_sharding: NamedSharding) -> list[Outcome]:
         name, step = checkpoint_name(path)
@@ -120,12 +130,13 @@ class _Job:
             self._estimate(plans, params, batch_sharding, name, folder)
         outcomes = self.evaluator.run(
             self.model, params, batch_sharding, name, step, folder,
-            trained=trained, plans=plans, progress=progress_line(),
+            trained=trained, plans=plans, progress=self._synced(progress_line()),
         )  # fmt: skip
+        self.results.try_sync(_say)
         console = Console()
         for outcome in outcomes if self.show else ():
             console.print(scores_table(outcome.scores, title=outcome.protocol.describe()))
-            console.print(f"written to {outcome.summary}", soft_wrap=True)
+            console.print(f"written to {self.results.shown(outcome.summary)}", soft_wrap=True)
         return outcomes
 
     def evaluate_if_there(
@@ -135,10 +146,19 @@ class _Job:
         try:
             return self.evaluate(path, folder, batch_sharding)
         except (CheckpointError, OSError):
-            if Path(path).exists() or jax.process_count() > 1:
+            if detect.exists(path) or jax.process_count() > 1:
                 raise
             _say(f"{path} was deleted before it could be evaluated (KEEP_CHECKPOINTS)")
             return []
+
+    def _synced(self, line: Tell) -> Tell:
+        """`line`, and answers are sent as they come: a job that is cut off goes on from there."""
+
+        def tell(protocol: AnyProtocol, progress: job.Progress) -> None:
+            line(protocol, progress)
+            self.results.try_sync(_say, every=SYNC_PERIOD)
+
+        return tell
 
     def _estimate(
         self,
@@ -241,7 +261,7 @@ def checkpoint_name(path: str) -> tuple[str, int]:
     return f"{folder.parent.name}-{folder.name}-{written}", found[1] if found else 0
 
 
-def progress_line(seconds: float = 5.0) -> Callable[[AnyProtocol, job.Progress], None]:
+def progress_line(seconds: float = 5.0) -> Tell:
     """A callback that says how far a job is, at most every so many seconds, on standard error."""
     last = [0.0]
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from flan_jax.checkpoints import detect
+from flan_jax.checkpoints import detect, remote
 from flan_jax.checkpoints.initial import resolve_path
 from flan_jax.checkpoints.manager import RestoreCheckpointConfig
+from flan_jax.checkpoints.tensors import CheckpointError
 from flan_jax.errors import UserError
 from flan_jax.files import write_atomically
 
@@ -74,7 +75,7 @@ class Watch:
         if self.folder and _is_checkpoint(self.folder):
             raise UserError(
                 f"WATCH needs a run's folder, found the checkpoint {self.folder}: give "
-                f"{Path(self.folder).parent}"
+                f"{self.folder.rstrip('/').rpartition('/')[0] or '.'}"
             )
 
     def checkpoints(self) -> Iterator[str]:
@@ -133,8 +134,8 @@ def note_begun(folder: str | Path) -> None:
 
 
 def finished_step(folder: str | Path) -> int | None:
-    """The step at which the run in a folder ended; None if it goes on, or nobody knows."""
+    """The step at which the run in a folder or bucket ended; None if it goes on or nobody knows."""
     try:
-        return int(json.loads((Path(folder) / _FINISHED).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(json.loads(remote.read_file(folder, _FINISHED) or b"")["step"])
+    except (CheckpointError, OSError, ValueError, KeyError, TypeError):
         return None

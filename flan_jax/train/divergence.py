@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from flan_jax.data.packing import NO_TASK
 from flan_jax.data.reader import Batch
 from flan_jax.errors import UserError
 from flan_jax.files import write_atomically
+from flan_jax.run_folder import RunFolder
 from flan_jax.train.setup import Setup
 
 
@@ -20,7 +20,11 @@ class TrainingDivergedError(UserError, RuntimeError):
 
 
 def check_finite(
-    step: int, metrics: dict[str, Any], batch: Batch, setup: Setup, model_dir: str
+    step: int,
+    metrics: dict[str, Any],
+    batch: Batch,
+    setup: Setup,
+    run_folder: RunFolder | str,
 ) -> dict[str, Any]:
     """The metrics without `loss` and `update_norm`, if these and the gradient's norm are finite.
 
@@ -33,16 +37,19 @@ def check_finite(
     loss, update = metrics.pop("loss"), metrics.pop("update_norm")
     if np.isfinite([loss, metrics["grad_norm"], update]).all():
         return metrics
-    folder = Path(model_dir) / f"diverged_step_{step}"
+    if isinstance(run_folder, str):
+        run_folder = RunFolder(run_folder)
+    folder = run_folder.local / f"diverged_step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
     process = jax.process_index()
     np.savez_compressed(folder / f"batch-{process}.npz", **batch)  # type: ignore[arg-type]
     write_atomically(folder / f"batch-{process}.txt", _text(batch, setup))
     norms = f"gradient norm {float(metrics['grad_norm'])}, update norm {float(update)}"
     raise TrainingDivergedError(
-        f"training diverged at step {step}: loss {float(loss)}, {norms}. The batch is in {folder} "
-        "(arrays and text); no checkpoint of this state was kept. Try a lower learning rate, "
-        "float32 activations (ACTIVATION_DTYPE), or look for odd examples in the batch."
+        f"training diverged at step {step}: loss {float(loss)}, {norms}. The batch is in "
+        f"{run_folder.shown(folder)} (arrays and text); no checkpoint of this state was kept. Try "
+        "a lower learning rate, float32 activations (ACTIVATION_DTYPE), or look for odd examples "
+        "in the batch."
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gin
@@ -37,6 +36,7 @@ from flan_jax.mixing import held_out_tasks
 from flan_jax.models.architecture import differences, from_document, to_document
 from flan_jax.models.language_model import LanguageModel
 from flan_jax.realised import tell_missing
+from flan_jax.run_folder import SYNC_PERIOD, RunFolder
 from flan_jax.sharding import PjitPartitioner
 from flan_jax.train.display import Display, make_display
 from flan_jax.train.divergence import check_finite
@@ -95,7 +95,7 @@ def train(
     Args:
       model: network, vocabularies, optimizer, loss.
       train_dataset_cfg: what to train on.
-      model_dir: the run's folder: checkpoints, metrics, config.
+      model_dir: the run's folder, or a bucket's (`gs://…`): checkpoints, metrics, config.
       total_steps: step to stop at; steps of the initial checkpoint count.
       partitioner: mesh and rules.
       trainer_cls: makes the `Trainer`.
@@ -119,7 +119,6 @@ def train(
       TrainingDivergedError: the loss is not finite; says where the batch was written.
     """
     _check_periods(stats_period, eval_period, eval_steps)
-    _check_local(model_dir)
     _refuse_held_out(train_dataset_cfg)
     train_dataset_cfg = train_dataset_cfg.for_model(model)
     trainer = trainer_cls()
@@ -132,8 +131,11 @@ def train(
     first_process = jax.process_index() == 0
     save = checkpoint_cfg.save if checkpoint_cfg else None
     barrier("set up")  # the first collective does not wait for long
-    checkpoints = CheckpointManager(model_dir, save)
-    with setup.use_mesh(), contextlib.closing(checkpoints):
+    with (
+        RunFolder(model_dir, jax.process_index()) as folder,
+        setup.use_mesh(),
+        contextlib.closing(CheckpointManager(model_dir, save)) as checkpoints,
+    ):
         state, document = _restore_or_start(setup, checkpoints, checkpoint_cfg)
         _check_same_stream(
             document, _stream(train_dataset_cfg, random_seed, setup.maker), model_dir
@@ -148,23 +150,24 @@ def train(
         first_step = int(state.step)
         _check_steps(first_step, document["start_step"], total_steps)
         if first_process:
-            write_atomically(Path(model_dir) / "config.gin", document["config"])
-            note_begun(model_dir)
+            write_atomically(folder.local / "config.gin", document["config"])
+            note_begun(folder.local)
+            folder.sync()
 
         batches = _open_batches(train_dataset_cfg, setup, document.get("data_state"))
         tasks = setup.maker.task_names
         step_fn = make_train_step(model, setup.optimizer, trainer, setup.key(1), len(tasks))
         step_fn = jax.jit(step_fn, donate_argnums=0)
-        writer = MetricsWriter(Path(model_dir, "train"), first_step, enabled=first_process)
+        writer = MetricsWriter(folder.local / "train", first_step, enabled=first_process)
         initial = document.get("initial_checkpoint")
         evaluator = Evaluator(
-            setup, train_eval_dataset_cfg, infer_eval, eval_steps, model_dir, initial
+            setup, train_eval_dataset_cfg, infer_eval, eval_steps, str(folder.local), initial
         )
         display = make_display(first_step, total_steps, enabled=first_process)
         repeats = None
         if isinstance(setup.maker, ExampleMaker):
             repeats = Repeats(make_schedule(train_dataset_cfg, setup.maker))
-        reporter = _Reporter(setup, model_dir, writer, display, stats_period, total_steps, repeats)
+        reporter = _Reporter(setup, folder, writer, display, stats_period, total_steps, repeats)
 
         with display, StopRequest() as stop, contextlib.closing(writer):
             if isinstance(setup.maker, ExampleMaker) and setup.maker.missing:
@@ -186,17 +189,19 @@ def train(
                 stopped = stop.requested or checkpoints.reached_preemption(step)
                 if save is not None and (checkpoints.is_due(step) or last or stopped):
                     reporter.flush()  # a state that diverged must not be kept
+                    folder.try_sync(display.say)  # a checkpoint has the rows before it
                     document["data_state"] = batches.get_state()
                     checkpoints.save(step, state, document, wait=last or stopped)
                 if eval_period and (step % eval_period == 0 or last) and not stopped:
                     reporter.flush()
                     evaluator.evaluate(step, state.params, display)
+                    folder.try_sync(display.say)
                     reporter.restart_clock()
             reporter.flush()
             digest = parameter_hash(state.params)
             finished = step >= total_steps
             if finished and first_process:
-                note_finished(model_dir, step)
+                note_finished(folder.local, step)
             display.say(_last_words(step, total_steps, finished, digest, save is not None))
         evaluator.close()
     path = checkpoints.path(step) if save is not None else None
@@ -212,14 +217,14 @@ class _Reporter:
     def __init__(
         self,
         setup: Setup,
-        model_dir: str,
+        folder: RunFolder,
         writer: MetricsWriter,
         display: Display,
         period: int,
         last_step: int,
         repeats: Repeats | None,
     ):
-        self._setup, self._model_dir = setup, model_dir
+        self._setup, self._folder = setup, folder
         self._writer, self._display = writer, display
         self._period, self._last_step = period, last_step
         share = process_share(setup.batch_sharding)
@@ -239,7 +244,7 @@ class _Reporter:
             return
         step, batch, metrics, counts = self._pending
         self._pending = None
-        metrics = check_finite(step, jax.device_get(metrics), batch, self._setup, self._model_dir)
+        metrics = check_finite(step, jax.device_get(metrics), batch, self._setup, self._folder)
         newest = {"grad_norm": float(metrics.pop("grad_norm")), **padding_fractions(batch)}
         if "learning_rate" in metrics:  # else the optimizer's own, a constant
             newest["learning_rate"] = float(metrics.pop("learning_rate"))
@@ -254,6 +259,7 @@ class _Reporter:
             self._truncation[:] = 0
             self._writer.write(step, row)
             self._display.update(step, row)
+            self._folder.try_sync(self._display.say, every=SYNC_PERIOD)
 
     def restart_clock(self) -> None:
         """Leaves out of the rates what was not training."""
@@ -352,15 +358,6 @@ def _refuse_held_out(config: DatasetConfig) -> None:
         raise UserError(
             f"MIXTURE_OR_TASK_NAME {config.mixture_or_task_name!r} holds tasks that are held out "
             f"from training ({shown}): take a mixture without them"
-        )
-
-
-def _check_local(model_dir: str) -> None:
-    """Raises UserError for a MODEL_DIR that is no path on this machine."""
-    if "://" in model_dir:
-        raise UserError(
-            f"MODEL_DIR {model_dir} is not on this machine: metrics are appended to files, which "
-            "buckets do not allow. Mount the bucket (gcsfuse) and give its path here"
         )
 
 

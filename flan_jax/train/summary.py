@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import jax
 
@@ -100,7 +99,7 @@ def _bytes_per_device(leaves: object) -> int:
 def _checkpoint_lines(
     setup: Setup, model_dir: str, checkpoints: CheckpointConfig | None
 ) -> list[str]:
-    latest = CheckpointManager(model_dir, None).latest_step() if Path(model_dir).is_dir() else None
+    latest = CheckpointManager(model_dir, None).latest_step() if detect.exists(model_dir) else None
     restore = checkpoints.restore if checkpoints else None
     initial = resolve_path(restore)
     save = checkpoints.save if checkpoints else None
