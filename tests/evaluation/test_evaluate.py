@@ -82,7 +82,7 @@ def test_a_checkpoint_that_its_run_deleted_is_passed_over(
         raise CheckpointError("not there")
 
     monkeypatch.setattr(evaluate._Job, "evaluate", gone)
-    job = evaluate._Job(*[None] * 6)
+    job = evaluate._Job(*[None] * 7)
     assert job.evaluate_if_there(str(tmp_path / "checkpoint_1"), tmp_path, None) == []
     assert "checkpoint_1 was deleted before it could be evaluated" in capsys.readouterr().err
     with pytest.raises(CheckpointError):  # it is there: something else is wrong with it
