@@ -180,7 +180,7 @@ OURS = ("flan_jax", "tests", "benchmarks", "__future__")
         ("flan_jax", ("beam", "hf", "torch", "lm-eval")),
         ("mixtures", ()),
         ("launch", ()),
-        ("tests", ("test", "test-hf", "lm-eval")),
+        ("tests", ("test", "test-hf", "lm-eval", "beam")),
     ],
 )
 def test_every_import_is_a_declared_dependency(folder: str, extras: tuple[str, ...]):
