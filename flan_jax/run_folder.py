@@ -8,7 +8,6 @@ changed is sent back whole, again and again while it goes on. Checkpoints go to 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import sys
@@ -21,28 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import tenacity
-
 from flan_jax.errors import UserError
+from flan_jax.storage_retries import ATTEMPTS, FIRST_WAIT, retried
 
 SYNC_PERIOD = 30.0  # seconds, between what is sent as metrics come
 _CHECKPOINTS = "checkpoint_"
 _LARGE = 1 << 30  # bytes; of files like that, none is a run's
-_ATTEMPTS = 5
-_FIRST_WAIT = 0.5
-_LONGEST_WAIT = 30.0
 _THREADS = 8
-# A second attempt would fail like the first.
-_LASTING = (
-    FileNotFoundError,
-    PermissionError,
-    NotADirectoryError,
-    IsADirectoryError,
-    ImportError,
-    NotImplementedError,
-    ValueError,
-)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 Version = tuple[int, int]
 
@@ -78,8 +62,8 @@ class RunFolder:
         process: int = 0,
         *,
         setting: str = "MODEL_DIR",
-        attempts: int = _ATTEMPTS,
-        wait: float = _FIRST_WAIT,
+        attempts: int = ATTEMPTS,
+        wait: float = FIRST_WAIT,
     ):
         self.address = str(address)
         self._process, self._setting = process, setting
@@ -244,13 +228,7 @@ class RunFolder:
         return path.strip("/").removeprefix(self._root.strip("/")).strip("/")
 
     def _retried(self, ask: Callable[[], Any]) -> Any:
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_pass),
-            stop=tenacity.stop_after_attempt(self._attempts),
-            wait=tenacity.wait_exponential(multiplier=self._wait, max=_LONGEST_WAIT)
-            + tenacity.wait_random(0, self._wait),
-            reraise=True,
-        )(ask)
+        return retried(ask, self._attempts, self._wait)
 
     @contextlib.contextmanager
     def _errors(self, action: str) -> Iterator[None]:
@@ -284,13 +262,6 @@ def _file_system(address: str, setting: str) -> tuple[Any, str]:
     except Exception as error:  # of the scheme, or of the file system's own
         raise RunFolderError(f"{setting} {address}: {error}") from error
     return fs, root.rstrip("/")
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether it is worth another attempt: file systems have errors of their own, so most are."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return False
-    return isinstance(error, Exception) and not isinstance(error, _LASTING)
 
 
 def _is_wanted(name: str, size: int) -> bool:

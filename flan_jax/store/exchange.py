@@ -8,7 +8,6 @@ checksum. A part without a result, or with another length or checksum, is as goo
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import tempfile
@@ -20,30 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tenacity
-
+from flan_jax.storage_retries import ATTEMPTS, FIRST_WAIT, NO_ROOM, retried
 from flan_jax.store.errors import StoreError, write_errors
 from flan_jax.store.parts import PartPlan, open_part
 from flan_jax.store.workers import PartResult
 
-_ATTEMPTS = 5
-_FIRST_WAIT = 0.5
-_LONGEST_WAIT = 30.0
 _THREADS = 8
 _BUFFER = 1 << 20
 # What the extra `remote` brings the packages of.
 _REMOTE = ("gs", "gcs", "s3", "s3a", "http", "https")
-# A second attempt would fail like the first.
-_LASTING = (
-    FileNotFoundError,
-    PermissionError,
-    NotADirectoryError,
-    IsADirectoryError,
-    ImportError,
-    NotImplementedError,
-    ValueError,
-)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -69,9 +53,7 @@ class Exchange:
       StoreError: the address is none, nobody knows its scheme, or a package is missing for it.
     """
 
-    def __init__(
-        self, address: str | Path, *, attempts: int = _ATTEMPTS, wait: float = _FIRST_WAIT
-    ):
+    def __init__(self, address: str | Path, *, attempts: int = ATTEMPTS, wait: float = FIRST_WAIT):
         self.address = _absolute(str(address))
         self._fs, self._root = _file_system(self.address)
         self._attempts = attempts
@@ -215,14 +197,7 @@ class Exchange:
         return f"{self._root}/{name}"
 
     def _retried(self, ask: Callable[[], Any]) -> Any:
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_may_pass),
-            stop=tenacity.stop_after_attempt(self._attempts),
-            # Workers that failed together should not come back together.
-            wait=tenacity.wait_exponential(multiplier=self._wait, max=_LONGEST_WAIT)
-            + tenacity.wait_random(0, self._wait),
-            reraise=True,
-        )(ask)
+        return retried(ask, self._attempts, self._wait)
 
     @contextlib.contextmanager
     def _errors(self, action: str, name: str = "") -> Iterator[None]:
@@ -232,7 +207,7 @@ class Exchange:
         except StoreError:
             raise
         except Exception as error:  # each file system has errors of its own
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 with write_errors(where):
                     raise
             hint = ""
@@ -245,13 +220,6 @@ class Exchange:
 
 def _result_of(plan: PartPlan) -> str:
     return f"{plan.file}.json"
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether it is worth another attempt: file systems have errors of their own, so most are."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        return False
-    return isinstance(error, Exception) and not isinstance(error, _LASTING)
 
 
 def _measured(path: Path) -> tuple[int, int]:

@@ -416,5 +416,5 @@ def test_waits_between_attempts_grow(monkeypatch):
     monkeypatch.setattr(place._fs, "pipe_file", _Flaky(None, [TimeoutError()] * 9))
     with pytest.raises(StoreError, match="TimeoutError"):
         place.check()
-    assert len(waits) == exchange._ATTEMPTS - 1
+    assert len(waits) == exchange.ATTEMPTS - 1
     assert all(a < b for a, b in itertools.pairwise(waits)) and sum(waits) < 12
