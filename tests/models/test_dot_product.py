@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, Mesh
 
-from flan_jax.models import dot_product
+from flan_jax.kernels import flash_attention, on_mesh
 from flan_jax.models.decoder_only import DecoderOnlyModel
 from flan_jax.models.dot_product import Visibility, kept_keys, resolve, segments_of
 from flan_jax.models.encoder_decoder import EncoderDecoderModel
@@ -120,12 +120,15 @@ def packed_batch(length: int) -> dict[str, jax.Array]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [t5_task, palm_task])
-@pytest.mark.parametrize("on_mesh", [False, True])
-def test_models_give_the_same_with_the_flash_kernel(monkeypatch, make, on_mesh):
+@pytest.mark.parametrize("meshed", [False, True])
+def test_models_give_the_same_with_the_flash_kernel(monkeypatch, make, meshed):
     """By Pallas's interpreter; with dropout, whose masks must be the same, too."""
-    for name in ("flash_attention", "flash_attention_on_mesh"):
-        interpreted = functools.partial(getattr(dot_product, name), interpret=True)
-        monkeypatch.setattr(dot_product, name, interpreted)
+    for module, name in (
+        (flash_attention, "flash_attention"),
+        (on_mesh, "flash_attention_on_mesh"),
+    ):
+        interpreted = functools.partial(getattr(module, name), interpret=True)
+        monkeypatch.setattr(module, name, interpreted)
     batch, key = packed_batch(24), jax.random.key(1)
     model = make("plain").init(jax.random.key(0))
 
@@ -136,7 +139,7 @@ def test_models_give_the_same_with_the_flash_kernel(monkeypatch, make, on_mesh):
         return jax.jit(jax.value_and_grad(lambda m: task.loss_fn(m, batch, key)[0]))(own)
 
     expected, found = run("plain"), None
-    if on_mesh:
+    if meshed:
         from flan_jax.sharding import MESH_AXES, PjitPartitioner
 
         one = np.asarray(jax.devices()[:1]).reshape([1] * len(MESH_AXES))
