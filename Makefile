@@ -35,10 +35,10 @@ SPELLING := --builtin clear,rare,en-GB_to_en-US --ignore-words-list dialogue,rou
 QUICKSTART_ARGS ?=
 TEST_ARGS ?=
 # A test process a core, four at most (each takes up to 2 GB); `make PARALLEL= test` for one.
-PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PARALLEL ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help venv install quickstart test test-fast transformers plan-extra lm-eval lint format check wheel lock \
-	pre-commit clean
+.PHONY: help venv install quickstart test test-fast test-exhaustive transformers plan-extra lm-eval \
+	all-extras lint format check wheel lock pre-commit clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,11 +46,16 @@ help: ## Lists the targets
 quickstart: $(STAMPS)/run ## Finetunes a tiny model on this machine and scores it (QUICKSTART_ARGS=…)
 	$(BIN)/flan-jax quickstart $(QUICKSTART_ARGS)
 
-test: $(STAMPS)/test ## Runs all tests (TEST_ARGS='-k name' picks some)
-	$(BIN)/python -m pytest $(PARALLEL) $(TEST_ARGS)
+test: $(STAMPS)/test ## Runs the tests that each change must pass (TEST_ARGS='-k name' picks some)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not exhaustive" $(TEST_ARGS)
 
 test-fast: $(STAMPS)/test ## Runs the tests that take less than 5 s each
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(TEST_ARGS)
+
+test-exhaustive: $(STAMPS)/test ## Runs the other tests: more cases of the same, for half an hour
+	$(BIN)/python -m pytest $(PARALLEL) -m exhaustive $(TEST_ARGS)
+
+all-extras: $(STAMPS)/all-extras ## Installs all that lint and tests can use, at once
 
 transformers: $(STAMPS)/transformers ## Installs what tests compare exported models with (torch)
 
@@ -109,9 +114,7 @@ $(STAMPS)/dev: $(STAMPS)/venv $(SOURCES)
 # tests put on PYTHONPATH. On Linux pip may take the large torch for GPUs; the one for CPUs does too.
 $(STAMPS)/transformers: $(STAMPS)/venv $(SOURCES) requirements/transformers-4.txt
 	@$(call install,.[test-hf])
-	@rm -rf $(VENV)/transformers-4
-	@$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) --no-deps \
-		--target $(VENV)/transformers-4 -r requirements/transformers-4.txt
+	@$(transformers_4)
 	@touch $(STAMPS)/run $(STAMPS)/test $@
 
 $(STAMPS)/plan-extra: $(STAMPS)/venv $(SOURCES)
@@ -121,6 +124,18 @@ $(STAMPS)/plan-extra: $(STAMPS)/venv $(SOURCES)
 $(STAMPS)/lm-eval: $(STAMPS)/venv $(SOURCES)
 	@$(call install,.[test$(comma)lm-eval])
 	@touch $(STAMPS)/run $(STAMPS)/test $@
+
+# One after the other they would take twice as long: pip looks at everything each time.
+$(STAMPS)/all-extras: $(STAMPS)/venv $(SOURCES) requirements/transformers-4.txt
+	@$(call install,.[dev$(comma)test-hf$(comma)plan$(comma)lm-eval])
+	@$(transformers_4)
+	@touch $(addprefix $(STAMPS)/,run test dev transformers plan-extra lm-eval) $@
+
+define transformers_4
+rm -rf $(VENV)/transformers-4; \
+$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) --no-deps \
+	--target $(VENV)/transformers-4 -r requirements/transformers-4.txt
+endef
 
 # $(1): what to install. The first time takes some minutes: JAX and TensorFlow are large.
 define install

@@ -44,6 +44,7 @@ class RunFolder:
     Args:
       address: a folder, or what fsspec knows, such as `gs://bucket/folder`.
       process: of the processes with this address, only number 0 brings what is there.
+      prefix: only files whose names, relative to the address, begin so are brought.
       setting: what the address was given as, for messages.
       attempts: how often a request is made that fails in a way that may pass.
       wait: seconds before the second attempt, about twice as long before each further one.
@@ -61,12 +62,13 @@ class RunFolder:
         address: str | Path,
         process: int = 0,
         *,
+        prefix: str = "",
         setting: str = "MODEL_DIR",
         attempts: int = ATTEMPTS,
         wait: float = FIRST_WAIT,
     ):
         self.address = str(address)
-        self._process, self._setting = process, setting
+        self._process, self._prefix, self._setting = process, prefix, setting
         self._attempts, self._wait = attempts, wait
         self._known: dict[str, Version] = {}
         self._tried = time.monotonic()
@@ -188,7 +190,7 @@ class RunFolder:
         found: dict[str, Any] = {}
         for info in top:
             name = self._relative(info["name"])
-            if name.startswith(_CHECKPOINTS):
+            if name.startswith(_CHECKPOINTS) or not _may_begin(name, self._prefix):
                 continue
             if info["type"] == "file":
                 found[name] = info
@@ -196,7 +198,9 @@ class RunFolder:
                 folder = self._at(name)
                 below = self._retried(lambda folder=folder: self._fs.find(folder, detail=True))
                 found |= {self._relative(path): each for path, each in below.items()}
-        return [name for name, info in found.items() if _is_wanted(name, info["size"] or 0)]
+        sizes = {name: info["size"] or 0 for name, info in found.items()}
+        wanted = [name for name, size in sizes.items() if _is_wanted(name, size)]
+        return [name for name in wanted if name.startswith(self._prefix)]
 
     def _get(self, name: str) -> None:
         try:
@@ -267,6 +271,11 @@ def _file_system(address: str, setting: str) -> tuple[Any, str]:
 def _is_wanted(name: str, size: int) -> bool:
     hidden = any(part.startswith(".") for part in name.split("/"))
     return bool(name) and not hidden and size <= _LARGE
+
+
+def _may_begin(name: str, prefix: str) -> bool:
+    """Whether `name`, or a name in the folder that it is, can begin with `prefix`."""
+    return name.startswith(prefix) or prefix.startswith(name + "/")
 
 
 def _versions(folder: Path) -> Iterator[tuple[str, Version]]:

@@ -33,6 +33,12 @@ def test_data() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, lest one of them be all that runs at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 # Where tasks and mixtures are kept, defined and announced.
 _REGISTRIES = (
     *((tasks, name) for name in ("_TASKS", "_ALIASES", "_DEFERRED")),

@@ -142,7 +142,7 @@ if __name__ == "__main__":
         initial_state = jax.device_get(alone.fresh_state())
     results = {"one": train(model_name, alone, initial_state, num_steps)}
     for number, (mesh_name, each) in enumerate(meshes().items()):
-        if len(sys.argv) < 4 or sys.argv[3] in mesh_name:
+        if len(sys.argv) < 4 or mesh_name in sys.argv[3:]:
             # The policy that gathers parameters for all layers, and the one that does each alone.
             policy = ("full", "parameters")[number % 2]
             setup = make_setup(model_name, each, jax.devices(), policy)

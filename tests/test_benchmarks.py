@@ -147,6 +147,7 @@ def test_only_what_has_a_target_is_judged():
 # ------------------------------------------------------------------------------------- whole runs
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_input_pipeline_is_measured(tmp_path: Path):
     file = tmp_path / "figures.json"
@@ -171,6 +172,7 @@ def test_the_input_pipeline_is_measured(tmp_path: Path):
     assert "rendered_tokens_per_s_per_core" in printed
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_packing_is_measured(tmp_path: Path):
     file = tmp_path / "packing.json"
@@ -180,6 +182,7 @@ def test_packing_is_measured(tmp_path: Path):
         assert 0.2 < result["inputs"] <= 1, name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_registration_is_measured():
     printed = run("registry.py", "--repeats", "1")
@@ -187,6 +190,7 @@ def test_registration_is_measured():
     assert counted and int(counted[1].replace(",", "")) >= 1838
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_store_is_measured(tmp_path: Path):
     file = tmp_path / "store.json"
@@ -195,7 +199,9 @@ def test_the_store_is_measured(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["decode.py", "model_step.py"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("decode.py", marks=pytest.mark.exhaustive), "model_step.py"]
+)
 def test_the_model_is_measured_beside_transformers(name: str, tmp_path: Path):
     for package in ("torch", "transformers"):
         pytest.importorskip(package, reason=f"{package} is not installed")

@@ -158,7 +158,9 @@ def test_a_process_that_fails_tells_the_others():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.exhaustive)]
+)
 @pytest.mark.parametrize("victim", [0, 2])
 def test_the_others_end_and_name_the_lost_process(victim: int, number: signal.Signals):
     processes = start_all(3, 100_000)
@@ -226,6 +228,7 @@ def test_four_and_then_two_processes_train_as_one(runner: Runner, tmp_path: Path
     assert wanted == {}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_run_of_four_ends_when_one_is_killed(runner: Runner, tmp_path: Path):
     long = SHORT | {"TRAIN_STEPS": 100_000, "SAVE_PERIOD": 100_000, "EVAL_PERIOD": 0}

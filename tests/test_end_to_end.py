@@ -64,6 +64,7 @@ def test_terminated_and_run_again_ends_in_the_same_bits(runner: Runner, tmp_path
     assert_same_run(folder, tmp_path / "whole")
 
 
+@pytest.mark.exhaustive
 def test_killed_between_checkpoints_and_run_again_ends_in_the_same_bits(
     runner: Runner, tmp_path: Path
 ):
@@ -101,6 +102,7 @@ def assert_losses_close(folder: Path, reference: Path, steps: int = 10) -> None:
     )
 
 
+@pytest.mark.exhaustive
 def test_eight_devices_have_the_losses_of_one_and_take_over_from_one_another(
     runner: Runner, one_device: Path, tmp_path: Path
 ):
@@ -142,6 +144,7 @@ def start_two(runner: Runner, folder: Path, **bindings):
     ]
 
 
+@pytest.mark.exhaustive
 def test_two_processes_have_the_losses_of_one(runner: Runner, one_device: Path, tmp_path: Path):
     for process in start_two(runner, tmp_path, **SHORT | {"EVAL_PERIOD": 0}, FSDP=2, DATA=1):
         ended = finish(process)
@@ -154,6 +157,7 @@ def test_two_processes_have_the_losses_of_one(runner: Runner, one_device: Path, 
     assert "finished at step 10" in again.err
 
 
+@pytest.mark.exhaustive
 def test_two_processes_stop_together_when_one_is_told_to(runner: Runner, tmp_path: Path):
     bindings = SHORT | {"TRAIN_STEPS": 100_000, "SAVE_PERIOD": 100_000, "EVAL_PERIOD": 0}
     first, second = start_two(runner, tmp_path, **bindings)

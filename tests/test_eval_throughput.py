@@ -34,6 +34,7 @@ def test_figures_are_medians_of_turns_and_ratios_of_pairs():
     assert "mgsm_agree" not in figures("mgsm", answers)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_quick_run_answers_the_same_items(test_data: Path, tmp_path: Path):
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """The wheel: what is in it, and that it works where it is installed.
 
-By default its dependencies come from the environment that runs the tests; with
-`FLAN_JAX_TEST_INSTALL=index` they are installed from the package index, as a user would.
+Its dependencies come from the environment that runs the tests; in exhaustive tests, from the
+package index, as for a user.
 """
 
 from __future__ import annotations
@@ -69,14 +69,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(scope="module")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(
+    scope="module",
+    params=["packages at hand", pytest.param("package index", marks=pytest.mark.exhaustive)],
+)
+def python(
+    wheel: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
     """The interpreter of a new environment in which the wheel is installed."""
     folder = tmp_path_factory.mktemp("environment") / "venv"
     run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
     interpreter = folder / "bin" / "python"
     install = (interpreter, "-m", "pip", "install", "-qq", "--disable-pip-version-check")
-    if os.environ.get("FLAN_JAX_TEST_INSTALL") == "index":
+    if request.param == "package index":
         version = "{}{}".format(*sys.version_info)
         constraints = ROOT / "requirements" / f"constraints-py{version}.txt"
         pins = ("-c", constraints) if constraints.is_file() else ()

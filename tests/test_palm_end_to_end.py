@@ -66,6 +66,7 @@ def test_it_resumes_bit_by_bit(runner: Runner, whole: tuple[Path, Ended], tmp_pa
     assert losses(tmp_path) == losses(folder)
 
 
+@pytest.mark.exhaustive
 def test_eight_devices_have_the_losses_of_one(
     runner: Runner, whole: tuple[Path, Ended], tmp_path: Path
 ):

@@ -107,6 +107,17 @@ def test_only_the_first_process_brings_and_all_send():
     assert remote() == {"a": b"1", "b": b"2"}
 
 
+def test_of_a_prefix_only_such_files_are_brought():
+    for name in ("a.jsonl", "a.jsonl.partial", "b.jsonl", "deep/a.jsonl", "deep/er/a.jsonl"):
+        MEMORY.pipe_file(f"/bucket/run/{name}", b"1")
+    wanted = {"a.jsonl": ["a.jsonl", "a.jsonl.partial"], "deep/a": ["deep/a.jsonl"], "c": []}
+    for prefix, names in wanted.items():
+        with RunFolder(ADDRESS, prefix=prefix) as folder:
+            found = [path for path in folder.local.rglob("*") if path.is_file()]
+            assert sorted(p.relative_to(folder.local).as_posix() for p in found) == names
+    assert len(remote()) == 5
+
+
 def test_what_is_deleted_here_is_deleted_there_and_nothing_else():
     put(a=b"1", b=b"2")
     with RunFolder(ADDRESS) as folder:

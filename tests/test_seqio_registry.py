@@ -56,7 +56,11 @@ print(json.dumps(wrong[:10]))
 
 
 @pytest.mark.parametrize(
-    "imports", ["import seqio, flan_jax.mixtures", "import flan_jax.mixtures, seqio"]
+    "imports",
+    [
+        "import seqio, flan_jax.mixtures",
+        pytest.param("import flan_jax.mixtures, seqio", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_every_task_and_mixture_is_there_in_either_order(imports):
     tasks, mixtures, counts, wrong = _python(NAMES.format(imports=imports))
@@ -158,6 +162,7 @@ def reasoning_data(test_data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.exhaustive
 def test_real_rows(reasoning_data):
     rows = _read("cot_zsopt", 60, reasoning_data)
     assert len(rows) == 60 and len({row["task"] for row in rows}) >= 5

@@ -42,6 +42,7 @@ def results():
     return json.loads(done.stdout)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_eight_devices_train_as_one(results):
     one, eight = results["1x1x1"]["history"], results["2x2x2"]["history"]
@@ -56,12 +57,14 @@ def test_eight_devices_train_as_one(results):
         np.testing.assert_allclose(b["per_task_loss"], a["per_task_loss"], rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_eight_devices_decode_as_one(results):
     assert results["2x2x2"]["greedy"] == results["1x1x1"]["greedy"]
     assert results["2x2x2"]["sampled"] == results["1x1x1"]["sampled"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_parameters_are_split_and_stay_where_they_are(results):
     assert results["1x1x1"]["shard"] == [2, 64, 64]

@@ -29,6 +29,7 @@ def answer_into(
     *,
     overwrite: bool = False,
     to_row: Callable[[Row], Row] = lambda row: row,
+    shown: Callable[[Path], str] = str,
 ) -> list[Row]:
     """Answers `prompts` into `path`; call it on all processes, of which the first reads and writes.
 
@@ -39,6 +40,7 @@ def answer_into(
       settings: all that decides the answers.
       overwrite: begin anew if there is something already.
       to_row: makes the row that is written of the one that `work` gives.
+      shown: how a path is called in messages.
 
     Returns:
       The rows that `work` gave, by rising number; only those answered now, except on the first
@@ -47,13 +49,13 @@ def answer_into(
     Raises:
       PromptFileError: what is there was made with other settings, or is damaged.
     """
-    answers, state = _open(path, prompts, settings, overwrite)
+    answers, state = _open(path, prompts, settings, overwrite, shown(path))
     if state[0] == _COMPLETE:
-        _say(f"{path} is complete already; --overwrite begins anew")
+        say(f"{shown(path)} is complete already; --overwrite begins anew")
         return []
     todo = [prompt for prompt, known in zip(prompts, state, strict=True) if known == _TODO]
     if len(todo) < len(prompts):
-        _say(f"{path}: going on after {len(prompts) - len(todo)} of {len(prompts)} prompts")
+        say(f"{shown(path)}: going on after {len(prompts) - len(todo)} of {len(prompts)} prompts")
     found: dict[int, Row] = {} if answers is None else answers.rows
     tell = _Progress(path.name, len(prompts))
     for rows in work(todo):
@@ -64,12 +66,16 @@ def answer_into(
         tell(len(found))
     if answers is not None:
         answers.finish(to_row)
-        print(f"wrote {len(found)} answers to {path}")
+        print(f"wrote {len(found)} answers to {shown(path)}")
     return [found[number] for number in sorted(found)]
 
 
 def _open(
-    path: Path, prompts: Sequence[Prompt], settings: Mapping[str, Any], overwrite: bool
+    path: Path,
+    prompts: Sequence[Prompt],
+    settings: Mapping[str, Any],
+    overwrite: bool,
+    shown: str,
 ) -> tuple[AnswerFile | None, Int8[np.ndarray, " prompts"]]:
     """The file (on the first process), and what is known of each prompt (on all)."""
     state = np.zeros(len(prompts), np.int8)
@@ -80,13 +86,13 @@ def _open(
             known = [prompt.number in answers.rows for prompt in prompts]
             state[:] = _COMPLETE if answers.complete else known
         except UserError as found:
-            error, state[:] = found, _FAILED
+            error, state[:] = type(found)(str(found).replace(str(path), shown)), _FAILED
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         state = np.asarray(multihost_utils.broadcast_one_to_all(state))
     if state[0] == _FAILED:
-        raise error or UserError(f"the first process could not open {path}; see what it said")
+        raise error or UserError(f"the first process could not open {shown}; see what it said")
     return answers, state
 
 
@@ -101,9 +107,10 @@ class _Progress:
         now = time.monotonic()
         if now - self._last >= self._seconds:
             self._last = now
-            _say(f"{self._name}: {done}/{self._total} in {now - self._start:.0f} s")
+            say(f"{self._name}: {done}/{self._total} in {now - self._start:.0f} s")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tells the user, once of all processes, beside what the job prints."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from flan_jax.config import operative_config_text
 from flan_jax.data.reader import DatasetConfig
 from flan_jax.decoding import DecodeConfig
 from flan_jax.errors import UserError
-from flan_jax.evaluation.answer_job import Work, answer_into
+from flan_jax.evaluation.answer_job import Work, answer_into, say
 from flan_jax.evaluation.answering import Answerer, Row, least_batch
 from flan_jax.evaluation.evaluate import checkpoint_name
 from flan_jax.evaluation.generation import make_mesh
@@ -26,6 +26,7 @@ from flan_jax.evaluation.protocol import EvalProtocol
 from flan_jax.evaluation.requests import Request, plan
 from flan_jax.files import write_atomically
 from flan_jax.models.language_model import LanguageModel
+from flan_jax.run_folder import SYNC_PERIOD, RunFolder, is_address
 from flan_jax.sharding import PjitPartitioner
 
 MODES = ("predict", "score")
@@ -66,14 +67,16 @@ def infer(
       restore_checkpoint_cfg: which checkpoint, of any format.
       partitioner: mesh and rules.
       decoding: how to decode.
-      output_dir: answers to a mixture go to `<task>-predict.jsonl-00000-of-00001` (`-score` for
-        scores), with an empty `.COMPLETED` file beside each when it is whole.
+      output_dir: a folder, or a bucket's (`gs://…`). Answers to a mixture go to
+        `<task>-predict.jsonl-00000-of-00001` (`-score` for scores), with an empty `.COMPLETED`
+        file beside each when it is whole.
       mode: "predict", or "score": the log-probabilities of given targets.
       seed: of what is sampled.
       variant, shots, num_examples: how a dataset's prompts are made, and how many of each task.
       prompts: texts to answer, on screen alone.
       prompts_file: file to answer (`prompt_files.read_prompts`), into `output`.
-      output: where the answers to `prompts_file` go; by default into `output_dir`.
+      output: the file, of this machine or in a bucket, for the answers to `prompts_file`; by
+        default in `output_dir`.
       overwrite: begin anew where answers are there already.
       conversation: see `Conversation`.
       dry_run: print the first prompts, load nothing.
@@ -104,7 +107,8 @@ def infer(
         return []
     batch_size = dataset_cfg.batch_size
     mesh, sharding = make_mesh(partitioner, batch_size)
-    with partitioner.for_decoding().use(mesh):
+    results = _results(output, output_dir if tasks else "")
+    with results, partitioner.for_decoding().use(mesh):
         params = restore_params(path, model, partitioner, restore_checkpoint_cfg)
         if prompts or conversation is not None:
             batch_size = least_batch(sharding) * max(1, -(-len(prompts) // least_batch(sharding)))
@@ -118,9 +122,45 @@ def infer(
         if prompts:
             return sorted((r for rows in work(asked) for r in rows), key=lambda r: r["number"])
         settings = _settings(answerer, checkpoint_name(path)[0], mode, asked)
+        into = functools.partial(
+            answer_into,
+            work=_sent_as_they_come(work, results),
+            settings=settings,
+            overwrite=overwrite,
+            shown=results.shown,
+        )
         if output:
-            return answer_into(Path(output), asked, work, settings, overwrite=overwrite)
-        return _answer_tasks(Path(output_dir), tasks, mode, work, settings, overwrite)
+            return into(results.local / _split(output)[1], asked)
+        return _answer_tasks(results, tasks, mode, into)
+
+
+def _split(output: str) -> tuple[str, str]:
+    """The folder and the name of a file, which may be a bucket's."""
+    if not is_address(output):
+        return str(Path(output).parent), Path(output).name
+    folder, _, name = output.rpartition("/")
+    if not name or folder.endswith(":/"):
+        raise UserError(f"--output {output} names no file")
+    return folder, name
+
+
+def _results(output: str | None, output_dir: str) -> RunFolder:
+    """The folder that answers go to; if nothing is written, one that nothing is sent from."""
+    if not output:
+        return RunFolder(output_dir, jax.process_index(), setting="INFER_OUTPUT_DIR")
+    folder, name = _split(output)
+    return RunFolder(folder, jax.process_index(), prefix=name, setting="--output")
+
+
+def _sent_as_they_come(work: Work, results: RunFolder) -> Work:
+    """`work`; a job that is cut off goes on from what the bucket has."""
+
+    def answers(prompts: Sequence[Prompt]) -> Iterator[list[Row]]:
+        for rows in work(prompts):
+            yield rows
+            results.try_sync(say, every=SYNC_PERIOD)
+
+    return answers
 
 
 def _ask(answerer: Answerer) -> Callable[[str], Row]:
@@ -175,7 +215,7 @@ def _as_prompt(number: int, request: Request) -> Prompt:
 def _default_output(prompts_file: str, output_dir: str, mode: str) -> str:
     if not output_dir:
         raise UserError("where are the answers to go? Give --output FILE, or bind INFER_OUTPUT_DIR")
-    return str(Path(output_dir, f"{Path(prompts_file).stem}-{mode}.jsonl"))
+    return f"{output_dir.rstrip('/')}/{Path(prompts_file).stem}-{mode}.jsonl"
 
 
 def _check_targets(prompts: Sequence[Prompt], conversation: object) -> None:
@@ -200,31 +240,20 @@ def _settings(
 
 
 def _answer_tasks(
-    folder: Path,
-    tasks: Mapping[str, Sequence[Request]],
-    mode: str,
-    work: Work,
-    settings: Mapping[str, Any],
-    overwrite: bool,
+    results: RunFolder, tasks: Mapping[str, Sequence[Request]], mode: str, into: Callable[..., Any]
 ) -> list[Row]:
     """T5X's files: the answers of each task, and an empty file beside them once they are whole."""
     rows: list[Row] = []
     for task, requests in tasks.items():
         prompts = [_as_prompt(i, request) for i, request in enumerate(requests)]
         by_id = {request.id: request for request in requests}
-        file = folder / f"{task}-{mode}.jsonl-00000-of-00001"
-        rows += answer_into(
-            file,
-            prompts,
-            work,
-            settings,
-            overwrite=overwrite,
-            to_row=functools.partial(_t5x_row, requests=by_id),
-        )
+        file = results.local / f"{task}-{mode}.jsonl-00000-of-00001"
+        rows += into(file, prompts, to_row=functools.partial(_t5x_row, requests=by_id))
         if jax.process_index() == 0:
             write_atomically(file.with_name(file.name + ".COMPLETED"), "")
+        results.try_sync(say)
     if jax.process_index() == 0:
-        write_atomically(folder / "config.gin", operative_config_text())
+        write_atomically(results.local / "config.gin", operative_config_text())
     return rows
 
 

@@ -157,7 +157,7 @@ class FlanJaxLM(LM):
         prompts = [self._prompt(request.args[0]) for request in requests]
         self._count_cut(prompts)
         names = _names(requests)
-        ways = [read_arguments(request.args[1], self.max_gen_toks) for request in requests]
+        ways = [read_arguments(request.args[-1], self.max_gen_toks) for request in requests]
         found = [""] * len(requests)
         for way in dict.fromkeys(ways):
             members = [i for i, each in enumerate(ways) if each == way]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import tensorboardX
 
 from flan_jax.files import write_atomically
 
@@ -33,7 +32,8 @@ class MetricsWriter:
             _drop_after(path, resume_step)
             purge_step = resume_step + 1
         self._rows = path.open("a", encoding="utf-8")
-        self._events = tensorboardX.SummaryWriter(str(folder), purge_step=purge_step, flush_secs=10)
+        writer = _tensorboard_writer()
+        self._events = writer(str(folder), purge_step=purge_step, flush_secs=10)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """One row: numbers go to both files, everything else to the JSON lines alone."""
@@ -52,6 +52,22 @@ class MetricsWriter:
         if self._enabled:
             self._rows.close()
             self._events.close()
+
+
+def _tensorboard_writer() -> Callable[..., Any]:
+    """TensorboardX's writer, without PyTorch, which it would import for histograms of tensors.
+
+    Two seconds of every start, on machines that have it.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # importing it is an ImportError
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

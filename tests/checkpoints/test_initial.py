@@ -69,6 +69,7 @@ def test_latest_of_a_folder(trained: Path):
     assert resolve_path(RestoreCheckpointConfig([exact], mode="latest")) == exact
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_another_runs_checkpoint_brings_step_and_optimizer(
     runner: Runner, trained: Path, tmp_path: Path

@@ -26,7 +26,7 @@ def read(folder: Path, text: str | None):
 
 @pytest.mark.parametrize(("name", "per_layer"), [("t5_legacy", False), ("scan_orbax", True)])
 def test_configs_that_t5x_wrote(test_data, name, per_layer):
-    path = test_data / "t5x_tiny" / name / "checkpoint_20"
+    path = test_data.resolve() / "t5x_tiny" / name / "checkpoint_20"
     config, notes = t5x.read_t5x_config(path, t5x.open_t5x(path).infos)
     assert config == T5Config(
         vocab_size=384,

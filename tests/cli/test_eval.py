@@ -118,7 +118,7 @@ def test_an_interrupted_job_answers_only_the_rest(
     assert len(copy.read_bytes().splitlines()) == len(lines)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.exhaustive), 8])
 def test_answers_depend_on_neither_batch_nor_mesh(
     runner: Runner, trained: Path, evaluated, tmp_path: Path, devices: int
 ):

@@ -72,7 +72,7 @@ def test_files_have_t5xs_names_and_rows(inferred: Path):
     assert len({row["prediction"] for row in rows}) > 1
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.exhaustive), 8])
 def test_answers_depend_on_neither_batch_nor_mesh(
     runner: Runner, trained: Path, inferred: Path, tmp_path: Path, devices: int
 ):
@@ -134,6 +134,52 @@ def test_a_file_of_prompts_needs_no_task(runner: Runner, trained: Path, tmp_path
     assert [row["number"] for row in rows] == list(range(12))
     assert [row["prompt"] for row in rows] == prompts.read_text().splitlines()
     assert not (tmp_path / "none").exists()
+
+
+def test_answers_to_a_bucket(runner: Runner, trained: Path, inferred: Path, tmp_path: Path):
+    """`file://` goes the same way as `gs://`: by fsspec, through a folder that is sent."""
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    checkpoint, address = trained / "checkpoint_6", f"file://{bucket}"
+    ended = infer(runner, checkpoint, tmp_path, INFER_OUTPUT_DIR=address)
+    assert ended.code == 0, ended.err
+    assert f"wrote 5 answers to {address}/{ANSWERS}" in ended.out
+    assert {file.name for file in bucket.iterdir()} == {file.name for file in inferred.iterdir()}
+    assert answers(bucket) == answers(inferred)
+    ended = infer(runner, checkpoint, tmp_path, INFER_OUTPUT_DIR=address)
+    assert f"{address}/{ANSWERS} is complete already" in ended.err
+
+
+def test_a_file_of_answers_in_a_bucket(runner: Runner, trained: Path, tmp_path: Path):
+    """Begun elsewhere and cut off: only that file is brought, and gone on with."""
+    prompts, here, bucket = write_prompts(tmp_path), tmp_path / "a.jsonl", tmp_path / "bucket"
+    bucket.mkdir()
+    no_task = {"MIXTURE_OR_TASK_NAME": "", "BATCH_SIZE": 2, "TEMPERATURE": 1.0}
+
+    def answer(output: object, *flags: str, **bindings) -> Ended:
+        given = (f"--prompts={prompts}", f"--output={output}", *flags)
+        bindings = no_task | bindings
+        return infer(runner, trained / "checkpoint_6", tmp_path / "none", *given, **bindings)
+
+    assert answer(here).code == 0
+    rows = here.read_text().splitlines()
+    settings = json.loads(here.with_name("a.jsonl.settings.json").read_text())
+    partial = [json.dumps(settings), *rows[:7]]
+    (bucket / "a.jsonl.partial").write_text("".join(f"{row}\n" for row in partial))
+    (bucket / "other.jsonl").write_text("not ours")
+    address = f"file://{bucket}/a.jsonl"
+    ended = answer(address)
+    assert ended.code == 0, ended.err
+    assert f"{address}: going on after 7 of 12 prompts" in ended.err
+    assert (bucket / "a.jsonl").read_bytes() == here.read_bytes()
+    names = {"a.jsonl", "a.jsonl.settings.json", "other.jsonl"}
+    assert {file.name for file in bucket.iterdir()} == names
+    ended = answer(address, MAX_DECODE_LEN=3)
+    assert ended.code == 2
+    assert f"{address} holds answers that were made with other settings" in ended.err
+    ended = answer("nosuch://bucket/a.jsonl")
+    assert ended.code == 2
+    assert "--output nosuch://bucket: " in ended.err
 
 
 def test_scores_of_given_targets(runner: Runner, trained: Path, tmp_path: Path):

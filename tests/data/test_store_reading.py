@@ -157,6 +157,7 @@ def _open(maker, count, state=None):
     return iterators
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_stopped_at_50_random_steps_the_sequence_of_examples_is_undisturbed(mixture):
     maker, draws = _ids_maker(), Draws(0, "stops")
@@ -221,7 +222,7 @@ iterator.close()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.exhaustive), "2"])
 def test_a_killed_process_is_gone_on_from_and_loads_nothing_heavy(tmp_path, workers):
     import flan_jax.mixtures  # noqa: F401
     from flan_jax.mixing import get_mixture

@@ -1,6 +1,6 @@
 """Four real processes under `flan-jax launch local`; one is killed at a random moment.
 
-FLAN_JAX_KILLS=20 kills at as many moments instead of two.
+`make test` kills once, `make test-exhaustive` twice, or as often as FLAN_JAX_KILLS says.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def rows_written(model: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("seed", range(KILLS))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(i, marks=pytest.mark.exhaustive) for i in range(1, KILLS))]
+)
 def test_killed_at_a_random_moment_it_ends_restarts_and_comes_out_the_same(
     seed: int, undisturbed, runner: Runner, tmp_path: Path
 ):

@@ -22,7 +22,7 @@ from flan_jax.launch.supervise import supervise
 # Each process counts its starts in a file, then does what its word says at that start.
 _CHILD = """
 import os, pathlib, signal, sys, time
-folder, index, port, *words = sys.argv[1:]
+folder, index, port, count, *words = sys.argv[1:]
 starts = pathlib.Path(folder, "starts_" + index)
 starts.write_text(starts.read_text() + port + "\\n" if starts.exists() else port + "\\n")
 word = words[min(len(starts.read_text().splitlines()), len(words)) - 1]
@@ -30,6 +30,8 @@ print("process", index, "does", word, flush=True)
 if word == "waits":
     time.sleep(60)
 elif word == "dies":
+    while len(list(pathlib.Path(folder).glob("starts_*"))) < int(count):
+        time.sleep(0.05)  # else the others may be ended before they have counted
     time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
 elif word == "stops":
@@ -48,8 +50,19 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def processes(folder: Path, *words: str, port: int = 0) -> Processes:
+    count = str(len(words))
     argvs = tuple(
-        (sys.executable, "-SE", "-c", _CHILD, str(folder), str(index), "{port}", *word.split())
+        (
+            sys.executable,
+            "-SE",
+            "-c",
+            _CHILD,
+            str(folder),
+            str(index),
+            "{port}",
+            count,
+            *word.split(),
+        )
         for index, word in enumerate(words)
     )
     return Processes(argvs, tuple({"INDEX": str(i)} for i in range(len(words))), port)

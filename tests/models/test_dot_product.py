@@ -120,7 +120,7 @@ def packed_batch(length: int) -> dict[str, jax.Array]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [t5_task, palm_task])
-@pytest.mark.parametrize("meshed", [False, True])
+@pytest.mark.parametrize("meshed", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_models_give_the_same_with_the_flash_kernel(monkeypatch, make, meshed):
     """By Pallas's interpreter; with dropout, whose masks must be the same, too."""
     for module, name in (

@@ -230,6 +230,7 @@ def test_gradients_are_finite_and_reach_every_parameter(batch):
         assert np.abs(np.asarray(gradient)).max() > 1e-4, name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_rematerialisation_leaves_gradients_as_they_are(batch):
     model = make(CONFIG)

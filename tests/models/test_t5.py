@@ -147,7 +147,14 @@ def test_layers_get_different_dropout(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", [p for p in REMAT_POLICIES if p != "none"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(p, marks=() if p in ("full", "parameters") else pytest.mark.exhaustive)
+        for p in REMAT_POLICIES
+        if p != "none"
+    ],
+)
 def test_remat_policies_give_the_same_loss_and_gradients(model, policy):
     batch, key = unpacked_batch(), jax.random.key(5)
 

@@ -87,6 +87,7 @@ def test_runs_are_whole_but_for_what_they_ask_for(bound, run):
     assert config.example_maker(vocabulary, vocabulary, 0) is not None
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_ul2r_goes_on_from_a_checkpoint(runner, trained, tmp_path):
     """An encoder-decoder, 4 more steps on the micro text."""

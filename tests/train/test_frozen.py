@@ -222,6 +222,7 @@ def sharded():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["t5", "palm"])
 def test_eight_devices_train_adapters_as_one(sharded, kind):
     one, eight = sharded[kind]["1x1x1"], sharded[kind]["2x2x2"]
