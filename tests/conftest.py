@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, lest one of them be all that runs at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def gin_is_as_it_was() -> Iterator[None]:
+    """What a module's tests bind with gin ends with it, whichever module comes next."""
+    yield
+    if gin := sys.modules.get("gin"):
+        gin.clear_config()
 
 
 # Where tasks and mixtures are kept, defined and announced.

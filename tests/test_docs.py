@@ -90,6 +90,7 @@ def test_a_slip_in_the_templates_is_caught(folder: Path):
     assert "did you mean 'country'" in done.stdout
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_training_runs_and_leaves_a_checkpoint(folder: Path):
     done = run(folder, commands()[2])

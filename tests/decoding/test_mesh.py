@@ -24,6 +24,7 @@ def results():
     return json.loads(done.stdout)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["t5", "palm"])
 def test_eight_devices_decode_as_one(results, name):

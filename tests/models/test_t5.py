@@ -150,7 +150,7 @@ def test_layers_get_different_dropout(model):
 @pytest.mark.parametrize(
     "policy",
     [
-        pytest.param(p, marks=() if p in ("full", "parameters") else pytest.mark.exhaustive)
+        pytest.param(p, marks=() if p == "parameters" else pytest.mark.exhaustive)
         for p in REMAT_POLICIES
         if p != "none"
     ],

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from flan_jax.train.writers import MetricsWriter, read_rows
@@ -91,3 +94,19 @@ def test_other_processes_write_nothing(tmp_path: Path):
     writer.write(1, {"loss": 1.0})
     writer.close()
     assert not (tmp_path / "train").exists()
+
+
+def test_pytorch_is_not_imported_where_it_is_installed(tmp_path: Path):
+    pytest.importorskip("torch", reason="torch is not installed: make transformers")
+    code = (
+        "import pathlib, sys\n"
+        "from flan_jax.train.writers import MetricsWriter\n"
+        f"writer = MetricsWriter(pathlib.Path({str(tmp_path)!r}))\n"
+        "writer.write(1, {'loss': 0.5})\n"
+        "writer.close()\n"
+        "assert 'torch' not in sys.modules\n"
+        "import torch\n"
+        "assert torch.ones(2).sum() == 2\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert scalars(tmp_path) == {("loss", 1): 0.5}
