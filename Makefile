@@ -125,7 +125,7 @@ $(STAMPS)/lm-eval: $(STAMPS)/venv $(SOURCES)
 	@$(call install,.[test$(comma)lm-eval])
 	@touch $(STAMPS)/run $(STAMPS)/test $@
 
-# One after the other they would take twice as long: pip looks at everything each time.
+# At once, as pip looks at everything each time.
 $(STAMPS)/all-extras: $(STAMPS)/venv $(SOURCES) requirements/transformers-4.txt
 	@$(call install,.[dev$(comma)test-hf$(comma)plan$(comma)lm-eval])
 	@$(transformers_4)

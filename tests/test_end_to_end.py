@@ -157,7 +157,6 @@ def test_two_processes_have_the_losses_of_one(runner: Runner, one_device: Path, 
     assert "finished at step 10" in again.err
 
 
-@pytest.mark.exhaustive
 def test_two_processes_stop_together_when_one_is_told_to(runner: Runner, tmp_path: Path):
     bindings = SHORT | {"TRAIN_STEPS": 100_000, "SAVE_PERIOD": 100_000, "EVAL_PERIOD": 0}
     first, second = start_two(runner, tmp_path, **bindings)

@@ -107,7 +107,6 @@ def kill_after(processes: list[subprocess.Popen[str]], folder: Path, rows: int) 
     return stored_rows(folder)
 
 
-@pytest.mark.exhaustive
 def test_killed_twice_and_resumed_it_ends_with_the_same_bytes(
     runner: Runner, started: list, tmp_path: Path
 ):

@@ -166,7 +166,6 @@ def reasoning_data(test_data, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.exhaustive
 def test_real_rows(reasoning_data):
     rows = _read("cot_zsopt", 60, reasoning_data)
     assert len(rows) == 60 and len({row["task"] for row in rows}) >= 5

@@ -201,7 +201,6 @@ def test_overwriting_and_adapters_by_flags(tmp_path: Path):
     assert not (tmp_path / "dry").exists()
 
 
-@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_memory_is_bounded_by_the_largest_tensor(tmp_path: Path):
     # 1.2 GB, of which the largest tensor has 0.18: held whole, it would exceed the limit.

@@ -200,7 +200,6 @@ seqio.TaskRegistry.add(
 """
 
 
-@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_tasks_of_seqio_are_shown_without_origin(tmp_path):
     (tmp_path / "foreign.py").write_text(FOREIGN)

@@ -249,7 +249,6 @@ def test_generated_answers_agree_item_by_item(samples: dict[str, Any], ours: dic
     assert len(outputs) > 1
 
 
-@pytest.mark.exhaustive
 def test_plain_lm_eval_finds_the_model(folder: Path, test_data: Path, tmp_path: Path):
     """By the file that --install leaves, in a folder that is added as site-packages are."""
     from flan_jax.lm_eval_adapter.registration import install
